@@ -1,0 +1,17 @@
+"""The network of the paper "Fully Convolutional Networks for Semantic Segmentation"."""
+
+from model.checkpoint import Card, CheckpointError, load_checkpoint, save_checkpoint
+from model.classes import VOID, ClassInfo, named_classes
+from model.fcn import FCN, Architecture
+
+__all__ = [
+    "FCN",
+    "VOID",
+    "Architecture",
+    "Card",
+    "CheckpointError",
+    "ClassInfo",
+    "load_checkpoint",
+    "named_classes",
+    "save_checkpoint",
+]

@@ -1,0 +1,199 @@
+"""Checkpoints: one safetensors file holds the weights and everything needed to use them.
+
+The file's metadata has two entries: `format_version` and `fcn`, a JSON object with the card
+below. Nothing here can run code from a file, so a checkpoint from a stranger is only data.
+"""
+
+import dataclasses
+import json
+import os
+import re
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from model.classes import MAX_CLASSES, ClassInfo
+from model.fcn import FCN, Architecture
+
+FORMAT_VERSION: Final = 1
+"""Raised when a reader of today could misread a file of tomorrow."""
+
+
+class CheckpointError(ValueError):
+    """A file is not a checkpoint that this version can use; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a checkpoint says of itself.
+
+    Attributes:
+        name: Short name for people and for the `X-Model` header.
+        architecture: Which network the tensors belong to.
+        classes: Names and colours in index order.
+        training: How it was trained and its validation metrics; JSON values only.
+    """
+
+    name: str
+    architecture: Architecture
+    classes: tuple[ClassInfo, ...]
+    training: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the card as JSON values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Card":
+        """Build a card from what `to_json` gave.
+
+        Raises:
+            CheckpointError: If an entry is missing, unknown or of the wrong kind.
+        """
+        try:
+            classes = tuple(_class_info(entry) for entry in values["classes"])
+            architecture = Architecture(**values["architecture"])
+            name = values["name"]
+            training = values.get("training", {})
+        except KeyError as error:
+            raise CheckpointError(f"its metadata lacks {error}") from None
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(f"its metadata is wrong: {error}") from None
+        if not isinstance(name, str) or not re.fullmatch(r"[\w.:+-]{1,128}", name, re.ASCII):
+            raise CheckpointError(f"its metadata is wrong: {name!r} is no model name")
+        if not isinstance(training, dict):
+            raise CheckpointError("its metadata is wrong: training is not an object")
+        if not 1 <= len(classes) <= MAX_CLASSES:
+            raise CheckpointError(f"it has {len(classes)} classes; 1 to {MAX_CLASSES} are possible")
+        if len({info.name for info in classes}) < len(classes):
+            raise CheckpointError("two of its classes have the same name")
+        return cls(name, architecture, classes, training)
+
+
+def _class_info(entry: dict[str, Any]) -> ClassInfo:
+    name, color = entry["name"], tuple(entry["color"])
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"{name!r} is no class name")
+    if len(color) != 3 or not all(isinstance(v, int) and 0 <= v <= 255 for v in color):
+        raise ValueError(f"{list(color)} is no colour")
+    return ClassInfo(name, color)
+
+
+def save_checkpoint(
+    path: Path | str, net: FCN, card: Card, *, dtype: torch.dtype = torch.float32
+) -> None:
+    """Write a checkpoint; a reader sees the old file or the new one, never half of either.
+
+    Args:
+        path: Where to, conventionally ending in `.safetensors`.
+        net: The network; on any device.
+        card: Must describe `net`.
+        dtype: Format of the kernels. `torch.bfloat16` halves the file. Vectors (biases, batch
+            norm statistics) always keep 32 bits: they are small and sensitive.
+
+    Raises:
+        OSError: If the file cannot be written; nothing is left behind then.
+    """
+    path = Path(path)
+    tensors = {}
+    for name, tensor in net.state_dict().items():
+        tensor = tensor.detach().cpu().contiguous()
+        if tensor.is_floating_point():
+            tensor = tensor.to(dtype if tensor.dim() == 4 else torch.float32)
+        tensors[name] = tensor
+    values = card.to_json()
+    values["input"] = {
+        "channel_order": "RGB",
+        "range": [0, 255],
+        "mean": net.mean.flatten().tolist(),
+        "std": net.std.flatten().tolist(),
+    }
+    metadata = {"format_version": str(FORMAT_VERSION), "fcn": json.dumps(values)}
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        save_file(tensors, temporary, metadata)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp's 0600 would keep a server of another user out
+        os.replace(temporary, path)
+    except SafetensorError as error:  # safetensors reports a full disk in its own way
+        Path(temporary).unlink(missing_ok=True)
+        raise OSError(f"{path}: cannot be written: {error}") from error
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def load_checkpoint(path: Path | str) -> tuple[FCN, Card]:
+    """Read a checkpoint into a network with fp32 weights on the CPU, in evaluation mode.
+
+    The network is laid out without memory first and held against the file, so a file that
+    asks for absurd sizes is refused before anything is allocated.
+
+    Raises:
+        CheckpointError: If the file is damaged, truncated, of a newer format, or its tensors do
+            not fit its architecture; the message begins with the path and names what is wrong.
+        OSError: If the file cannot be read at all.
+    """
+    path = Path(path)
+    with open(path, "rb"):
+        pass  # safetensors' own errors for missing or unreadable files lack the reason
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            card = _read_card(file.metadata())
+            with torch.device("meta"):
+                net = FCN(card.architecture, len(card.classes))
+            names = list(file.keys())
+            _check_shapes(net, {name: tuple(file.get_slice(name).get_shape()) for name in names})
+            tensors = {name: _restore(file.get_tensor(name)) for name in names}
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: not a safetensors file, or damaged: {error}") from None
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    net.load_state_dict(tensors, assign=True)
+    return net.eval().requires_grad_(False), card
+
+
+def _read_card(metadata: dict[str, str] | None) -> Card:
+    if not metadata or "fcn" not in metadata:
+        raise CheckpointError("a safetensors file, but not a checkpoint of this project")
+    version = metadata.get("format_version", "")
+    if not version.isdecimal():
+        raise CheckpointError(f"its format version {version!r} is no number")
+    if int(version) > FORMAT_VERSION:
+        raise CheckpointError(
+            f"its format version is {version}, this program reads up to {FORMAT_VERSION}: update it"
+        )
+    try:
+        values = json.loads(metadata["fcn"])
+    except ValueError:
+        values = None
+    if not isinstance(values, dict):
+        raise CheckpointError("its metadata is not a JSON object")
+    return Card.from_json(values)
+
+
+def _check_shapes(net: FCN, found: dict[str, tuple[int, ...]]) -> None:
+    expected = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
+    problems = [f"{name} is missing" for name in expected if name not in found]
+    problems += [f"{name} is unknown" for name in found if name not in expected]
+    problems += [
+        f"{name} is {list(found[name])}, not {list(shape)}"
+        for name, shape in expected.items()
+        if name in found and found[name] != shape
+    ]
+    if problems:
+        shown = "; ".join(problems[:5])
+        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise CheckpointError(f"its tensors do not fit its architecture: {shown}{more}")
+
+
+def _restore(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor

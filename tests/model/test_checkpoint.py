@@ -1,0 +1,154 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from model import (
+    FCN,
+    Architecture,
+    Card,
+    CheckpointError,
+    load_checkpoint,
+    named_classes,
+    save_checkpoint,
+)
+
+ARCHITECTURE = Architecture(head_width=8, head_norm=True)
+CARD = Card("tiny", ARCHITECTURE, named_classes(["cat", "dog"]), {"val": {"mean_iu": 0.5}})
+
+
+@pytest.fixture(scope="module")
+def net() -> FCN:
+    torch.manual_seed(1)
+    return FCN(ARCHITECTURE, 2).eval()
+
+
+@pytest.fixture
+def path(net: FCN, tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.safetensors"
+    save_checkpoint(path, net, CARD)
+    return path
+
+
+def rewrite(path: Path, *, drop: str = "", **changes: object) -> None:
+    """Write the file again with other metadata or without a tensor."""
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys() if name != drop}
+    if "format_version" in changes:
+        metadata["format_version"] = str(changes.pop("format_version"))
+    metadata["fcn"] = json.dumps({**json.loads(metadata["fcn"]), **changes})
+    save_file(tensors, path, metadata)
+
+
+def test_round_trip(net: FCN, path: Path) -> None:
+    loaded, card = load_checkpoint(path)
+    assert card == CARD
+    assert not loaded.training
+    expected = net.state_dict()
+    assert loaded.state_dict().keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.state_dict().items())
+
+
+def test_bf16_halves_kernels_and_keeps_vectors(net: FCN, path: Path, tmp_path: Path) -> None:
+    small = tmp_path / "small.safetensors"
+    save_checkpoint(small, net, CARD, dtype=torch.bfloat16)
+    assert small.stat().st_size < 0.51 * path.stat().st_size
+    loaded, _ = load_checkpoint(small)
+    norm = "trunk.stage1.norm1_1.weight"
+    kernel = "trunk.stage1.conv1_1.weight"
+    assert loaded.state_dict()[kernel].dtype == torch.float32
+    assert torch.equal(loaded.state_dict()[norm], net.state_dict()[norm])
+    assert torch.equal(loaded.state_dict()[kernel], net.state_dict()[kernel].bfloat16().float())
+
+
+def test_metadata_tells_other_programs_how_to_feed_the_net(path: Path) -> None:
+    with safe_open(path, framework="pt") as file:
+        values = json.loads(file.metadata()["fcn"])
+    assert values["input"]["channel_order"] == "RGB"
+    assert values["input"]["mean"] == pytest.approx([123.675, 116.28, 103.53])
+    assert values["classes"][1] == {"name": "dog", "color": [0, 128, 0]}
+
+
+def test_every_truncation_is_refused(path: Path, tmp_path: Path) -> None:
+    data = path.read_bytes()
+    short = tmp_path / "short.safetensors"
+    for length in (0, 1, 7, 8, 100, 5000, len(data) // 2, len(data) - 1):
+        short.write_bytes(data[:length])
+        with pytest.raises(CheckpointError, match=r"short\.safetensors: not a safetensors file"):
+            load_checkpoint(short)
+
+
+def test_a_newer_format_is_refused(path: Path) -> None:
+    rewrite(path, format_version=2)
+    with pytest.raises(CheckpointError, match="format version is 2, this program reads up to 1"):
+        load_checkpoint(path)
+
+
+def test_a_missing_tensor_is_named(path: Path) -> None:
+    rewrite(path, drop="trunk.fc6.weight")
+    with pytest.raises(CheckpointError, match=r"trunk\.fc6\.weight is missing"):
+        load_checkpoint(path)
+
+
+def test_a_tensor_of_another_shape_is_named(path: Path) -> None:
+    rewrite(path, architecture=dataclasses.asdict(ARCHITECTURE) | {"head_width": 9})
+    with pytest.raises(CheckpointError, match=r"trunk\.fc6\.weight is \[8, 512, 7, 7\], not \[9"):
+        load_checkpoint(path)
+
+
+def test_absurd_sizes_are_refused_without_allocating(path: Path) -> None:
+    rewrite(path, architecture=dataclasses.asdict(ARCHITECTURE) | {"head_width": 65536})
+    with pytest.raises(CheckpointError, match="do not fit"):
+        load_checkpoint(path)  # fc7 alone would take 17 GB
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"classes": []}, "0 classes"),
+        ({"classes": [{"name": "cat", "color": [0, 0]}] * 2}, "no colour"),
+        ({"classes": [{"name": "cat", "color": [0, 0, 0]}] * 2}, "same name"),
+        ({"classes": [{"name": "", "color": [0, 0, 0]}]}, "no class name"),
+        ({"classes": 7}, "wrong"),
+        ({"architecture": {"variant": "fcn3s"}}, "unknown variant"),
+        ({"architecture": {"depth": 3}}, "depth"),
+        ({"architecture": {"backbone": "resnet"}}, "unknown backbone"),
+        ({"name": "two words"}, "no model name"),
+        ({"training": []}, "not an object"),
+    ],
+)
+def test_wrong_metadata_is_refused(path: Path, changes: dict[str, object], message: str) -> None:
+    rewrite(path, **changes)
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(path)
+
+
+def test_a_foreign_safetensors_file_is_refused(tmp_path: Path) -> None:
+    save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors")
+    with pytest.raises(CheckpointError, match="not a checkpoint of this project"):
+        load_checkpoint(tmp_path / "x.safetensors")
+
+
+def test_a_missing_file_says_so(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        load_checkpoint(tmp_path / "none.safetensors")
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(
+    net: FCN, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = path.read_bytes()
+
+    def full_disk(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(path, net, CARD)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
