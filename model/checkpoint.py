@@ -1,7 +1,8 @@
 """Checkpoints: one safetensors file holds the weights and everything needed to use them.
 
-The file's metadata has two entries: `format_version` and `fcn`, a JSON object with the card
-below. Nothing here can run code from a file, so a checkpoint from a stranger is only data.
+The file's metadata has one entry, `fcn`: a JSON object with the format version and the card
+below. (One entry, because safetensors writes several in random order, and equal networks should
+make equal files.) Nothing here can run code from a file: a stranger's checkpoint is only data.
 """
 
 import dataclasses
@@ -107,14 +108,14 @@ def save_checkpoint(
         if tensor.is_floating_point():
             tensor = tensor.to(dtype if tensor.dim() == 4 else torch.float32)
         tensors[name] = tensor
-    values = card.to_json()
+    values = {"format_version": FORMAT_VERSION, **card.to_json()}
     values["input"] = {
         "channel_order": "RGB",
         "range": [0, 255],
         "mean": net.mean.flatten().tolist(),
         "std": net.std.flatten().tolist(),
     }
-    metadata = {"format_version": str(FORMAT_VERSION), "fcn": json.dumps(values)}
+    metadata = {"fcn": json.dumps(values)}
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
     try:
@@ -164,19 +165,19 @@ def load_checkpoint(path: Path | str) -> tuple[FCN, Card]:
 def _read_card(metadata: dict[str, str] | None) -> Card:
     if not metadata or "fcn" not in metadata:
         raise CheckpointError("a safetensors file, but not a checkpoint of this project")
-    version = metadata.get("format_version", "")
-    if not version.isdecimal():
-        raise CheckpointError(f"its format version {version!r} is no number")
-    if int(version) > FORMAT_VERSION:
-        raise CheckpointError(
-            f"its format version is {version}, this program reads up to {FORMAT_VERSION}: update it"
-        )
     try:
         values = json.loads(metadata["fcn"])
     except ValueError:
         values = None
     if not isinstance(values, dict):
         raise CheckpointError("its metadata is not a JSON object")
+    version = values.get("format_version")
+    if not isinstance(version, int):
+        raise CheckpointError(f"its format version {version!r} is no number")
+    if version > FORMAT_VERSION:
+        raise CheckpointError(
+            f"its format version is {version}, this program reads up to {FORMAT_VERSION}: update it"
+        )
     return Card.from_json(values)
 
 

@@ -1,0 +1,85 @@
+"""Which device and which number format: CUDA if there is one, bf16 where the hardware has it."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple
+
+import torch
+
+DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Compute(NamedTuple):
+    """Where and how to compute, and why.
+
+    Attributes:
+        device: `cpu` or a CUDA device.
+        precision: `fp32`, `bf16` or `fp16`, a key of `DTYPES`.
+        reason: One phrase for the log.
+    """
+
+    device: torch.device
+    precision: str
+    reason: str
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number format of the convolutions."""
+        return DTYPES[self.precision]
+
+
+def choose_compute(device: str = "auto", precision: str = "auto") -> Compute:
+    """Resolve what a user asked for.
+
+    Args:
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        precision: `auto`, `fp32`, `bf16` or `fp16`.
+
+    Raises:
+        ValueError: If the device does not exist here, or the precision is unknown.
+    """
+    chosen, device_reason = _choose_device(device)
+    if precision == "auto":
+        precision, precision_reason = _fast_precision(chosen)
+    elif precision in DTYPES:
+        precision_reason = "as asked"
+    else:
+        raise ValueError(f"unknown precision {precision!r}; known: auto, {', '.join(DTYPES)}")
+    return Compute(chosen, precision, f"{chosen}: {device_reason}; {precision}: {precision_reason}")
+
+
+def _choose_device(name: str) -> tuple[torch.device, str]:
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda"), torch.cuda.get_device_name()
+        return torch.device("cpu"), "no CUDA device"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ValueError(f"unknown device {name!r}; known: auto, cpu, cuda, cuda:N")
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            raise ValueError(f"device {name!r} does not exist: {count} CUDA devices are visible")
+    return device, "as asked"
+
+
+def _fast_precision(device: torch.device) -> tuple[str, str]:
+    """Return bf16 where the hardware multiplies it natively, else fp32.
+
+    Emulated bf16 is slower than fp32 and rounds more, so the mere ability to run it (which
+    `torch.cuda.is_bf16_supported()` reports by default, and every CPU has) is not enough.
+    """
+    if device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        if major >= 8:
+            return "bf16", f"compute capability {major}.{minor}"
+        return "fp32", f"compute capability {major}.{minor} has no bf16"
+    # Not in every torch release that is supported here.
+    query: Callable[[], Mapping[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)
+    capabilities = query()
+    for feature in ("amx_bf16", "avx512_bf16", "sve_bf16", "bf16"):
+        if capabilities.get(feature):
+            return "bf16", f"the processor has {feature}"
+    return "fp32", "the processor has no bf16"

@@ -1,0 +1,163 @@
+"""The engine: photos of one shape in, label maps out, as fast as the device allows."""
+
+import copy
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from app.inference.device import choose_compute
+from model import FCN, Card, load_checkpoint
+
+WARM_UP_SIZES: Final = ((360, 480),)
+"""(height, width) of the photos that warm an engine up by default."""
+
+
+class Segmentation(NamedTuple):
+    """What the network says of one photo.
+
+    Attributes:
+        label_map: Class index of every pixel, HxW uint8.
+        scores: Mean probability of each class over its own pixels, C float32 values, `nan` for
+            classes without any; None if not asked for.
+    """
+
+    label_map: NDArray[np.uint8]
+    scores: NDArray[np.float32] | None
+
+
+class Engine:
+    """A network made ready for inference on one device.
+
+    Not thread-safe: call it from one thread at a time.
+
+    Args:
+        net: The network; it is copied, not changed.
+        card: Describes it.
+        version: Tells checkpoints apart: SHA-256 of the file, in hex.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        precision: `auto`, `fp32`, `bf16` or `fp16`.
+
+    Attributes:
+        device: Where it computes.
+        precision: `fp32`, `bf16` or `fp16`.
+        reason: Why this device and precision, one phrase for the log.
+
+    Raises:
+        ValueError: If the device does not exist here.
+    """
+
+    def __init__(
+        self,
+        net: FCN,
+        card: Card,
+        version: str,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+    ) -> None:
+        compute = choose_compute(device, precision)
+        self.card = card
+        self.version = version
+        self.device = compute.device
+        self.precision = compute.precision
+        self.reason = compute.reason
+        self._net = (
+            fold_batch_norms(net)
+            .cast_convolutions(compute.dtype)
+            .to(self.device)
+            .to(memory_format=torch.channels_last)
+        )
+
+    @classmethod
+    def load(cls, checkpoint: Path, *, device: str = "auto", precision: str = "auto") -> "Engine":
+        """Read a checkpoint and make it ready.
+
+        Raises:
+            CheckpointError: If the file is no checkpoint that can be used.
+            ValueError: If the device does not exist here.
+            OSError: If the file cannot be read.
+        """
+        with open(checkpoint, "rb") as file:
+            version = hashlib.file_digest(file, "sha256").hexdigest()
+        net, card = load_checkpoint(checkpoint)
+        return cls(net, card, version, device=device, precision=precision)
+
+    def warm_up(self, sizes: Sequence[tuple[int, int]] = WARM_UP_SIZES) -> None:
+        """Run grey photos of the given (height, width), so that first requests are not slow."""
+        for height, width in sizes:
+            self.segment([np.full((height, width, 3), 128, np.uint8)])
+
+    @torch.inference_mode()
+    def segment(
+        self,
+        photos: Sequence[NDArray[np.uint8]],
+        *,
+        size: tuple[int, int] | None = None,
+        scores: bool = False,
+    ) -> list[Segmentation]:
+        """Segment a batch; blocks until the label maps are in main memory.
+
+        Args:
+            photos: RGB, each HxWx3, all of one shape.
+            size: (height, width) of the label maps; the photos' own by default. Logits are
+                interpolated before the maximum is taken, so edges stay smooth.
+            scores: Whether to compute the classes' mean probabilities.
+
+        Returns:
+            One segmentation for each photo.
+        """
+        # HxWx3 in memory is channels-last already: permuting it costs nothing.
+        batch = torch.from_numpy(np.stack(photos)).to(self.device).permute(0, 3, 1, 2)
+        logits = self._net(batch)
+        if size is not None and size != tuple(logits.shape[-2:]):
+            logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)
+        best, labels = logits.max(dim=1)
+        class_scores = _class_scores(logits, best, labels) if scores else None
+        label_maps = labels.to(torch.uint8).cpu().numpy()
+        return [
+            Segmentation(label_map, None if class_scores is None else class_scores[index])
+            for index, label_map in enumerate(label_maps)
+        ]
+
+
+def _class_scores(logits: Tensor, best: Tensor, labels: Tensor) -> NDArray[np.float32]:
+    """Return the mean probability of each class over the pixels it won, BxC.
+
+    Args:
+        logits: BxCxHxW.
+        best: Highest logit of each pixel, BxHxW.
+        labels: Its class, BxHxW.
+    """
+    probability = (best - logits.logsumexp(dim=1)).exp().flatten(1).double()
+    labels = labels.flatten(1)
+    sums = torch.zeros(logits.shape[:2], dtype=torch.float64, device=logits.device)
+    counts = torch.zeros_like(sums)
+    sums.scatter_add_(1, labels, probability)
+    counts.scatter_add_(1, labels, torch.ones_like(probability))
+    means: NDArray[np.float32] = (sums / counts).float().cpu().numpy()
+    return means
+
+
+def fold_batch_norms(net: FCN) -> FCN:
+    """Return a copy in which every batch norm is folded into the convolution before it.
+
+    In evaluation a batch norm is an affine map of each channel, so the convolution can apply it
+    itself: the same numbers but for rounding, and one pass over memory less.
+    """
+    net = copy.deepcopy(net).eval()
+    for parent in list(net.modules()):
+        convolution: tuple[str, nn.Conv2d] | None = None
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.BatchNorm2d) and convolution is not None:
+                setattr(parent, convolution[0], fuse_conv_bn_eval(convolution[1], child))
+                setattr(parent, name, nn.Identity())
+            convolution = (name, child) if isinstance(child, nn.Conv2d) else None
+    return net

@@ -1,0 +1,280 @@
+"""Labelled images: CamVid, the user's own folder, and drawings that need no files.
+
+Every dataset yields photos and label maps as they are; `app.train.transforms` augments them.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from app.cli import UsageError
+from app.inference.decode import ImageError, decode
+from app.train.shapes import Drawings
+from model import VOID, ClassInfo, named_classes
+from model.classes import MAX_CLASSES
+
+DATASETS: Final = ("camvid", "folder", "shapes")
+SPLITS: Final = ("train", "val")
+
+PHOTO_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+MAX_TRAINING_PIXELS: Final = 2**26
+"""Largest photo that is read for training: a guard against broken files, not a limit of use."""
+
+CAMVID_CLASSES: Final = (
+    ClassInfo("sky", (128, 128, 128)),
+    ClassInfo("building", (128, 0, 0)),
+    ClassInfo("pole", (192, 192, 128)),
+    ClassInfo("road", (128, 64, 128)),
+    ClassInfo("pavement", (0, 0, 192)),
+    ClassInfo("tree", (128, 128, 0)),
+    ClassInfo("sign", (192, 128, 128)),
+    ClassInfo("fence", (64, 64, 128)),
+    ClassInfo("car", (64, 0, 128)),
+    ClassInfo("pedestrian", (64, 64, 0)),
+    ClassInfo("bicyclist", (0, 128, 192)),
+)
+CAMVID_VOID: Final = 11
+"""Void in CamVid's label files, in the 11-class layout of the SegNet tutorial."""
+
+
+class Sample(NamedTuple):
+    """A photo, 3xHxW uint8 RGB, and its labels, HxW uint8 with 255 for void."""
+
+    photo: Tensor
+    label: Tensor
+
+
+class LabelledImages(Protocol):
+    """What training and evaluation need of a dataset."""
+
+    @property
+    def classes(self) -> tuple[ClassInfo, ...]:
+        """The classes, in index order."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """A name for each sample, to tell people which one is meant."""
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+
+    def photo(self, index: int) -> NDArray[np.uint8]:
+        """Return a photo, HxWx3 RGB."""
+
+    def label(self, index: int) -> NDArray[np.uint8]:
+        """Return its label map, HxW, 255 for void."""
+
+
+class LabelledFiles:
+    """Photos with label files of equal size.
+
+    Args:
+        pairs: (photo, label file) by sample.
+        classes: The classes in index order.
+        void: Value that means void in the label files, beside 255.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[tuple[Path, Path]],
+        classes: tuple[ClassInfo, ...],
+        *,
+        void: int = VOID,
+    ) -> None:
+        self.pairs = pairs
+        self.classes = classes
+        self.names = [photo.name for photo, _ in pairs]
+        self._table = np.arange(256, dtype=np.uint8)
+        self._table[void] = VOID
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.pairs)
+
+    def photo(self, index: int) -> NDArray[np.uint8]:
+        """Return a photo, HxWx3 RGB, decoded as the server decodes it.
+
+        Raises:
+            UsageError: If it cannot be read.
+        """
+        path = self.pairs[index][0]
+        try:
+            photo: NDArray[np.uint8] = decode(path.read_bytes(), max_pixels=MAX_TRAINING_PIXELS)
+        except ImageError as error:
+            raise UsageError(f"{path}: {error}") from None
+        return photo
+
+    def label(self, index: int) -> NDArray[np.uint8]:
+        """Return a label map, HxW, 255 for void.
+
+        Raises:
+            UsageError: If it cannot be read or has a label outside the classes.
+        """
+        path = self.pairs[index][1]
+        label: NDArray[np.uint8] = self._table[_read_indices(path)]
+        outside = np.setdiff1d(np.unique(label), [*range(len(self.classes)), VOID])
+        if outside.size:
+            raise UsageError(
+                f"{path}: label {outside[0]} is outside the {len(self.classes)} classes "
+                f"(0 to {len(self.classes) - 1}, {VOID} for void)"
+            )
+        return label
+
+
+def load_sample(dataset: LabelledImages, index: int) -> Sample:
+    """Read one sample as tensors.
+
+    Raises:
+        UsageError: If the two differ in size, or either cannot be read.
+    """
+    photo, label = dataset.photo(index), dataset.label(index)
+    if photo.shape[:2] != label.shape:
+        raise UsageError(
+            f"{dataset.names[index]} is {photo.shape[1]}x{photo.shape[0]}, "
+            f"its label map is {label.shape[1]}x{label.shape[0]}"
+        )
+    return Sample(torch.from_numpy(photo).permute(2, 0, 1), torch.from_numpy(label))
+
+
+def open_dataset(
+    name: str,
+    data: Path | None,
+    split: str,
+    *,
+    val_fraction: float | None = None,
+    seed: int = 0,
+) -> LabelledImages:
+    """Open one split of a dataset.
+
+    Args:
+        name: `camvid`, `folder` or `shapes`.
+        data: Folder that holds it; `shapes` needs none.
+        split: `train` or `val`.
+        val_fraction: For `folder` without `train/` and `val/`: share of the photos that is kept
+            for val.
+        seed: Which photos those are, and which drawings `shapes` draws.
+
+    Raises:
+        UsageError: If something is missing or does not fit; the message says what and where.
+    """
+    if name == "shapes":
+        return Drawings(split, seed=seed)
+    if data is None:
+        raise UsageError(f"--dataset {name} needs --data DIR")
+    if not data.is_dir():
+        raise UsageError(f"{data}: no such folder")
+    if name == "camvid":
+        photos = _photos_by_stem(data / split)
+        pairs = _pair(photos, data / f"{split}annot")
+        return LabelledFiles(pairs, CAMVID_CLASSES, void=CAMVID_VOID)
+    return _open_folder(data, split, val_fraction, seed)
+
+
+def _open_folder(data: Path, split: str, val_fraction: float | None, seed: int) -> LabelledFiles:
+    classes = read_classes(data / "classes.txt")
+    if (data / "images").is_dir():
+        if val_fraction is None:
+            raise UsageError(
+                f"{data} has no train/ and val/: give the share for val, as in --val-fraction 0.2"
+            )
+        pairs = _pair(_photos_by_stem(data / "images"), data / "masks")
+        # At least one photo on each side, and the same ones for every run with this seed.
+        order = np.random.default_rng(seed).permutation(len(pairs))
+        count = min(max(1, round(val_fraction * len(pairs))), len(pairs) - 1)
+        if count < 1:
+            raise UsageError(f"{data}/images: two photos are the least that can be split")
+        chosen = order[:count] if split == "val" else order[count:]
+        return LabelledFiles([pairs[index] for index in sorted(chosen)], classes)
+    folder = data / split
+    if not folder.is_dir():
+        raise UsageError(f"{data}: neither images/ nor {split}/images/ is there")
+    return LabelledFiles(_pair(_photos_by_stem(folder / "images"), folder / "masks"), classes)
+
+
+def read_classes(path: Path) -> tuple[ClassInfo, ...]:
+    """Read `classes.txt`: a name a line in index order, optionally followed by `R G B`.
+
+    Classes without a colour get one from the VOC palette.
+
+    Raises:
+        UsageError: If the file is missing or a line is wrong.
+    """
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file; it has a class name a line, optionally R G B")
+    lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not 1 <= len(lines) <= MAX_CLASSES:
+        raise UsageError(f"{path}: {len(lines)} classes; 1 to {MAX_CLASSES} are possible")
+    defaults = named_classes([str(index) for index in range(len(lines))])
+    classes = []
+    for number, (words, default) in enumerate(zip(lines, defaults, strict=True), start=1):
+        color = default.color
+        if len(words) >= 4 and all(word.isdecimal() for word in words[-3:]):
+            red, green, blue = (int(word) for word in words[-3:])
+            if max(red, green, blue) > 255:
+                raise UsageError(f"{path}, line {number}: colours are 0 to 255")
+            words, color = words[:-3], (red, green, blue)
+        name = " ".join(words)
+        if "," in name or name.isdecimal():
+            raise UsageError(
+                f"{path}, line {number}: {name!r} cannot be told from a list or an index "
+                "in classes=..."
+            )
+        classes.append(ClassInfo(name, color))
+    if len({info.name for info in classes}) < len(classes):
+        raise UsageError(f"{path}: two classes have the same name")
+    return tuple(classes)
+
+
+def class_pixels(dataset: LabelledImages) -> NDArray[np.int64]:
+    """Count the labelled pixels of each class, C values, reading every label map once.
+
+    Raises:
+        UsageError: If a label map cannot be read or has a label outside the classes.
+    """
+    counts = np.zeros(256, np.int64)
+    for index in range(len(dataset)):
+        counts += np.bincount(dataset.label(index).ravel(), minlength=256)
+    return counts[: len(dataset.classes)]
+
+
+def _photos_by_stem(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder")
+    photos: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in PHOTO_SUFFIXES or path.name.startswith("."):
+            continue
+        if path.stem in photos:
+            raise UsageError(f"{path}: {photos[path.stem].name} has the same stem")
+        photos[path.stem] = path
+    if not photos:
+        raise UsageError(f"{folder}: no photos ({', '.join(PHOTO_SUFFIXES)})")
+    return photos
+
+
+def _pair(photos: dict[str, Path], labels: Path) -> list[tuple[Path, Path]]:
+    pairs = [(photo, labels / f"{stem}.png") for stem, photo in photos.items()]
+    for photo, label in pairs:
+        if not label.is_file():
+            raise UsageError(f"{photo}: its label map {label} is missing")
+    return pairs
+
+
+def _read_indices(path: Path) -> NDArray[np.uint8]:
+    try:
+        with Image.open(path) as image:
+            if image.mode not in ("L", "P", "1"):
+                raise UsageError(
+                    f"{path}: label maps hold one class index a pixel (8-bit grey or palette), "
+                    f"this one is {image.mode}"
+                )
+            # A one-bit map means classes 0 and 1; Pillow's own conversion gives 0 and 255.
+            return np.array(image, dtype=np.uint8)
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise UsageError(f"{path}: cannot be read as a label map: {error}") from None

@@ -1,0 +1,346 @@
+"""The training loop: from a recipe and two splits to the best weights on val.
+
+Everything random is a function of the seed and of the position in the run, and the position is
+saved with the weights. A run that was interrupted therefore goes on exactly where it was.
+"""
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
+
+from app.inference.device import Compute
+from app.train.datasets import LabelledImages, load_sample
+from app.train.metrics import ConfusionMatrix, Metrics
+from app.train.progress import Progress
+from app.train.recipes import Recipe
+from app.train.run_folder import RunFolder
+from app.train.transforms import AugmentedSamples, epoch_batches, training_transform
+from model import FCN, VOID, Card
+
+FLOOR: Final = 1e-3
+"""Learning rate at the end, as a share of its peak."""
+
+
+class InterruptedRunError(Exception):
+    """The user stopped the run; its state is saved."""
+
+
+def learning_rate_factor(step: int, steps: int, warmup: float) -> float:
+    """Return the learning rate at `step` of `steps` as a share of its peak.
+
+    It rises linearly during the first `warmup` of the steps and then falls as a half cosine.
+    """
+    rising = max(1, round(warmup * steps))
+    if step < rising:
+        return (step + 1) / rising
+    progress = (step - rising) / max(1, steps - rising)
+    return FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def class_weights(pixels: np.ndarray[Any, np.dtype[np.int64]], constant: float) -> Tensor:
+    """Return the ENet paper's class weights 1 / ln(c + frequency), scaled to a mean of 1.
+
+    Args:
+        pixels: Labelled pixels of each class, C values.
+        constant: c, above 1; 0 gives equal weights.
+    """
+    if constant == 0:
+        return torch.ones(len(pixels))
+    weights = 1 / np.log(constant + pixels / max(1, pixels.sum()))
+    return torch.from_numpy(weights / weights.mean()).float()
+
+
+def segmentation_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """Return the mean cross-entropy over labelled pixels, each weighted by its class.
+
+    Args:
+        logits: BxCxHxW.
+        labels: BxHxW, integer; 255 is void and counts nowhere.
+        weights: C values.
+
+    Returns:
+        A scalar; 0 where all of the batch is void, since then there is nothing to learn.
+    """
+    total = F.cross_entropy(logits, labels, weights, ignore_index=VOID, reduction="sum")
+    return total / weights[labels[labels != VOID]].sum().clamp_min(1e-6)
+
+
+class Trainer:
+    """One training run.
+
+    Args:
+        net: Network to train, on the CPU; it is moved to the device.
+        recipe: How to train.
+        train: Training split.
+        val: Split on which the best weights are chosen.
+        weights: Class weights of the loss, C values.
+        compute: Device and precision (`fp32` or `bf16`).
+        folder: Where results go.
+        card: Describes the network; validation figures are added when it is saved.
+        seed: Of everything random.
+        workers: Processes that read and augment; 0 for none.
+    """
+
+    def __init__(
+        self,
+        net: FCN,
+        recipe: Recipe,
+        train: LabelledImages,
+        val: LabelledImages,
+        *,
+        weights: Tensor,
+        compute: Compute,
+        folder: RunFolder,
+        card: Card,
+        seed: int,
+        workers: int,
+    ) -> None:
+        self.recipe = recipe
+        self.val = val
+        self.compute = compute
+        self.folder = folder
+        self.card = card
+        self.seed = seed
+        self.workers = workers
+        self.net = net.to(compute.device).to(memory_format=torch.channels_last)
+        self.weights = weights.to(compute.device)
+        self.optimizer = _adamw(self.net, recipe)
+        self.averaged = (
+            AveragedModel(self.net, multi_avg_fn=_ema(recipe.ema), use_buffers=True)
+            if recipe.ema
+            else None
+        )
+        transform = training_transform(
+            recipe.crop, recipe.scale, color_jitter=recipe.color_jitter, flip=recipe.flip
+        )
+        self.samples = AugmentedSamples(train, transform, seed)
+        self.steps_per_epoch = -(-len(train) // recipe.batch_size)
+        self.steps = recipe.max_steps or recipe.epochs * self.steps_per_epoch
+        self.epochs = -(-self.steps // self.steps_per_epoch)
+        self.step = 0
+        self.loss_sum = 0.0
+        self.history: list[dict[str, Any]] = []
+
+    @property
+    def best(self) -> float:
+        """Highest val mIoU so far; -1 before the first validation."""
+        scores = [line["val"]["mean_iu"] for line in self.history if "val" in line]
+        return max((score for score in scores if score is not None), default=-1.0)
+
+    def run(self, progress: Progress) -> None:
+        """Train until the recipe's end.
+
+        Raises:
+            InterruptedRunError: On Ctrl-C or SIGTERM, after the state was saved for `--resume`.
+            FloatingPointError: If the loss is no longer finite; the message names the step.
+        """
+        with _stop_requested() as stop:
+            for epoch in range(self.step // self.steps_per_epoch, self.epochs):
+                self._train_epoch(epoch, progress, stop)
+                self._finish_epoch(epoch, progress)
+                if stop.is_set() and self.step < self.steps:
+                    raise InterruptedRunError
+
+    def _train_epoch(self, epoch: int, progress: Progress, stop: threading.Event) -> None:
+        started = self.step
+        first = self.step - epoch * self.steps_per_epoch
+        batches = epoch_batches(
+            len(self.samples.dataset), self.recipe.batch_size, epoch=epoch, seed=self.seed
+        )
+        last = min(len(batches), self.steps - epoch * self.steps_per_epoch)
+        clock = time.monotonic()
+        for photos, labels in self._load(batches[first:last]):
+            loss = self._train_step(photos, labels)
+            if not math.isfinite(loss):
+                names = ", ".join(
+                    self.samples.dataset.names[index]
+                    for _, index in batches[self.step - epoch * self.steps_per_epoch]
+                )
+                raise FloatingPointError(
+                    f"the loss is {loss} at step {self.step + 1}, with {names}; "
+                    "try a lower --learning-rate"
+                )
+            self.loss_sum += loss
+            self.step += 1
+            done = self.step - started
+            progress.step(
+                self.step,
+                self.steps,
+                loss=loss,
+                images_per_second=done * self.recipe.batch_size / (time.monotonic() - clock),
+            )
+            if stop.is_set() and first + done < last:
+                self.folder.save_state(self.state())
+                raise InterruptedRunError
+
+    def _load(self, batches: Sequence[list[tuple[int, int]]]) -> Iterator[tuple[Tensor, Tensor]]:
+        loader = DataLoader(
+            self.samples,
+            batch_sampler=batches,
+            num_workers=self.workers,
+            pin_memory=self.compute.device.type == "cuda",
+            # A generator of its own: the loader draws from it, and the global one belongs to
+            # dropout, whose sequence must not depend on how often loaders were made.
+            generator=torch.Generator(),
+        )
+        for photos, labels in loader:
+            yield (
+                photos.to(self.compute.device, non_blocking=True),
+                labels.to(self.compute.device, torch.long, non_blocking=True),
+            )
+
+    def _train_step(self, photos: Tensor, labels: Tensor) -> float:
+        self.net.train()
+        factor = learning_rate_factor(self.step, self.steps, self.recipe.warmup)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.learning_rate * factor
+        with self._autocast():
+            logits = self.net(photos.contiguous(memory_format=torch.channels_last))
+        loss = segmentation_loss(logits, labels, self.weights)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.averaged:
+            self.averaged.update_parameters(self.net)
+        return loss.item()
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(
+            self.compute.device.type, torch.bfloat16, enabled=self.compute.precision == "bf16"
+        )
+
+    def _finish_epoch(self, epoch: int, progress: Progress) -> None:
+        line: dict[str, Any] = {
+            "epoch": epoch + 1,
+            "step": self.step,
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "loss": self.loss_sum / (self.step - epoch * self.steps_per_epoch),
+        }
+        self.loss_sum = 0.0
+        if (epoch + 1) % self.recipe.val_every == 0 or epoch + 1 == self.epochs:
+            metrics = self.validate()
+            best = self.best
+            line["val"] = metrics.to_json([info.name for info in self.card.classes])
+            if metrics.mean_iu > best:
+                self.folder.save_best(self.weights_to_keep(), self.card, line)
+        self.history.append(line)
+        self.folder.save_state(self.state())
+        self.folder.save_history(self.history)
+        progress.epoch(line, self.epochs, best=self.best)
+
+    def weights_to_keep(self) -> FCN:
+        """Return the network that is validated and saved: the average if there is one."""
+        net = self.averaged.module if self.averaged else self.net
+        assert isinstance(net, FCN)
+        return net
+
+    def use_weights(self, net: FCN) -> None:
+        """Put the weights of a checkpoint of this run in the place of the ones in training."""
+        self.weights_to_keep().load_state_dict(net.state_dict())
+
+    @torch.no_grad()
+    def predict(self, index: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """Return the label map, HxW, of whole photo `index` of val."""
+        net = self.weights_to_keep().eval()
+        photo = load_sample(self.val, index).photo[None].to(self.compute.device)
+        with self._autocast():
+            logits = net(photo.contiguous(memory_format=torch.channels_last))
+        prediction: np.ndarray[Any, np.dtype[np.uint8]] = (
+            logits.argmax(1)[0].to(torch.uint8).cpu().numpy()
+        )
+        return prediction
+
+    def validate(self) -> Metrics:
+        """Measure the weights to keep on whole photos of val."""
+        confusion = ConfusionMatrix(len(self.card.classes))
+        for index in range(len(self.val)):
+            confusion.update(self.val.label(index), self.predict(index))
+        return confusion.metrics()
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that `load_state` needs to go on exactly."""
+        return {
+            "step": self.step,
+            "loss_sum": self.loss_sum,
+            "history": self.history,
+            "net": self.net.state_dict(),
+            "averaged": self.averaged.state_dict() if self.averaged else None,
+            "optimizer": self.optimizer.state_dict(),
+            "random": torch.get_rng_state(),
+            "cuda_random": (
+                torch.cuda.get_rng_state(self.compute.device)
+                if self.compute.device.type == "cuda"
+                else None
+            ),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go back to where `state` was taken."""
+        self.step = state["step"]
+        self.loss_sum = state["loss_sum"]
+        self.history = state["history"]
+        self.net.load_state_dict(state["net"])
+        if self.averaged:
+            self.averaged.load_state_dict(state["averaged"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["random"])
+        if state["cuda_random"] is not None and self.compute.device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_random"], self.compute.device)
+
+
+def _ema(decay: float) -> Callable[..., None]:
+    """Return torch's exponential moving average, which comes without types."""
+    average: Callable[..., None] = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    return average
+
+
+def _adamw(net: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
+    """Return AdamW with weight decay on kernels alone.
+
+    Decay on a norm's scale or a bias regularises nothing; it only fights the statistics.
+    """
+    kernels = [parameter for parameter in net.parameters() if parameter.dim() > 1]
+    vectors = [parameter for parameter in net.parameters() if parameter.dim() <= 1]
+    groups: list[dict[str, Any]] = [{"params": kernels}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(
+        groups,
+        lr=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        fused=True,
+    )
+
+
+@contextmanager
+def _stop_requested() -> Iterator[threading.Event]:
+    """Yield an event that Ctrl-C or SIGTERM sets; a second Ctrl-C interrupts at once.
+
+    A step is never cut in half: its state would be neither the old nor the new one.
+    """
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event  # only the main thread may handle signals
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if event.is_set():
+            raise KeyboardInterrupt
+        event.set()
+
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield event
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

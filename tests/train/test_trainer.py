@@ -1,0 +1,170 @@
+import math
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from app.inference.device import choose_compute
+from app.train.progress import Progress
+from app.train.recipes import Recipe
+from app.train.run_folder import RunFolder
+from app.train.shapes import Drawings
+from app.train.trainer import (
+    InterruptedRunError,
+    Trainer,
+    class_weights,
+    learning_rate_factor,
+    segmentation_loss,
+)
+from model import FCN, VOID, Architecture, Card, load_checkpoint
+
+
+class FewDrawings(Drawings):
+    """Six drawings: epochs of three steps."""
+
+    def __len__(self) -> int:
+        return 6
+
+
+RECIPE = Recipe(
+    epochs=2, batch_size=2, crop=(32, 32), scale=(0.9, 1.1), class_weighting=0.0, ema=0.5
+)
+
+
+def make_trainer(path: Path, recipe: Recipe = RECIPE) -> Trainer:
+    torch.manual_seed(0)
+    architecture = Architecture(head_width=8, head_norm=True)
+    return Trainer(
+        FCN(architecture, 4, dropout=0.5),
+        recipe,
+        FewDrawings("train"),
+        FewDrawings("val", size=(40, 48)),
+        weights=torch.ones(4),
+        compute=choose_compute("cpu", "fp32"),
+        folder=RunFolder(path, dtype=torch.float32),
+        card=Card("tiny", architecture, Drawings.classes),
+        seed=0,
+        workers=0,
+    )
+
+
+@pytest.fixture
+def progress() -> Progress:
+    return Progress(Console(quiet=True))
+
+
+class StopAfter(Progress):
+    """Raises Ctrl-C's signal from within a step, as a user would at that moment."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(Console(quiet=True))
+        self.stop_at = step
+
+    def step(self, step: int, steps: int, *, loss: float, images_per_second: float) -> None:
+        if step == self.stop_at:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize("stop_at", [2, 3, 4])
+def test_an_interrupted_run_goes_on_exactly(
+    tmp_path: Path, progress: Progress, stop_at: int
+) -> None:
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "parts").mkdir()
+    whole = make_trainer(tmp_path / "whole")
+    whole.run(progress)
+
+    first = make_trainer(tmp_path / "parts")
+    with pytest.raises(InterruptedRunError):
+        first.run(StopAfter(stop_at))
+    second = make_trainer(tmp_path / "parts")
+    state = second.folder.load_state()
+    assert state is not None
+    assert state["step"] == stop_at
+    second.load_state(state)
+    second.run(progress)
+
+    assert second.history == whole.history
+    for name, tensor in whole.net.state_dict().items():
+        assert torch.equal(tensor, second.net.state_dict()[name]), name
+    assert (tmp_path / "parts" / "best.safetensors").read_bytes() == (
+        tmp_path / "whole" / "best.safetensors"
+    ).read_bytes()
+    assert (tmp_path / "parts" / "metrics.jsonl").read_text() == (
+        tmp_path / "whole" / "metrics.jsonl"
+    ).read_text()
+
+
+def test_best_is_the_average_that_was_validated(tmp_path: Path, progress: Progress) -> None:
+    trainer = make_trainer(tmp_path)
+    trainer.run(progress)
+    net, card = load_checkpoint(tmp_path / "best.safetensors")
+    best = max(trainer.history, key=lambda line: line["val"]["mean_iu"])
+    assert card.training["val"] == best["val"]
+    assert card.training["epoch"] == best["epoch"]
+    trainer.use_weights(net)
+    assert trainer.validate().mean_iu == pytest.approx(best["val"]["mean_iu"], abs=1e-6)
+
+
+def test_max_steps_ends_within_an_epoch_and_still_validates(
+    tmp_path: Path, progress: Progress
+) -> None:
+    trainer = make_trainer(tmp_path, Recipe(**(vars(RECIPE) | {"max_steps": 4})))
+    trainer.run(progress)
+    assert trainer.step == 4
+    assert [line["step"] for line in trainer.history] == [3, 4]
+    assert "val" in trainer.history[-1]
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_names_the_photos(
+    tmp_path: Path, progress: Progress
+) -> None:
+    trainer = make_trainer(tmp_path)
+    with torch.no_grad():
+        trainer.net.trunk.fc7.weight[0, 0] = math.nan
+        torch.nn.init.ones_(trainer.net.score_fc7.weight)
+    with pytest.raises(FloatingPointError, match=r"step 1, with train-00\d, train-00\d"):
+        trainer.run(progress)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_learning_rate_rises_then_falls_to_its_floor() -> None:
+    factors = [learning_rate_factor(step, 100, 0.1) for step in range(100)]
+    assert factors[0] == 0.1
+    assert factors[9] == factors[10] == 1
+    assert factors[10:] == sorted(factors[10:], reverse=True)
+    assert 0.001 <= factors[-1] < 0.003
+
+
+def test_loss_is_the_mean_over_labelled_pixels() -> None:
+    logits = torch.randn(2, 3, 4, 5, requires_grad=True)
+    labels = torch.randint(0, 3, (2, 4, 5))
+    labels[:, :2] = VOID
+    loss = segmentation_loss(logits, labels, torch.ones(3))
+    known = logits[:, :, 2:].permute(0, 2, 3, 1).reshape(-1, 3)
+    expected = -known.log_softmax(1).gather(1, labels[:, 2:].reshape(-1, 1)).mean()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    loss.backward()
+    assert logits.grad is not None
+    assert logits.grad[:, :, :2].abs().max() == 0
+
+
+def test_loss_of_an_all_void_batch_is_zero_not_nan() -> None:
+    logits = torch.randn(1, 3, 2, 2, requires_grad=True)
+    loss = segmentation_loss(logits, torch.full((1, 2, 2), VOID), torch.ones(3))
+    loss.backward()
+    assert loss.item() == 0
+    assert logits.grad is not None
+    assert logits.grad.abs().max() == 0
+
+
+def test_class_weights_are_enets() -> None:
+    pixels = np.array([900, 90, 10])
+    weights = class_weights(pixels, 1.02)
+    raw = [1 / math.log(1.02 + share) for share in (0.9, 0.09, 0.01)]
+    assert weights.tolist() == pytest.approx([value / (sum(raw) / 3) for value in raw])
+    assert class_weights(pixels, 0).tolist() == [1, 1, 1]
