@@ -1,0 +1,147 @@
+"""`python -m app.predict`: masks for image files."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+
+from app.cli import UsageError, add_checkpoint, add_device, load_engine, parser, run
+from app.inference.decode import ImageError, decode, resize, scaled_size
+from app.inference.engine import Engine
+from app.inference.render import (
+    MaskFormat,
+    UnknownClassError,
+    class_ids,
+    mask_entries,
+    render_file,
+)
+
+SUFFIXES: Final = {MaskFormat.RLE: ".json", MaskFormat.ZIP: ".zip"}
+"""Of everything that is no PNG."""
+
+MAX_PIXELS: Final = 2**26
+"""Largest photo, in pixels: a guard against broken files that claim absurd sizes."""
+
+
+def predict(
+    engine: Engine, photo: NDArray[np.uint8], name: str, options: argparse.Namespace
+) -> bytes:
+    """Segment one photo, HxWx3, and return the bytes of its answer; `name` is told in JSON."""
+    height, width = photo.shape[:2]
+    network_input = resize(photo, scaled_size(height, width, options.scale))
+    segmentation = engine.segment([network_input], size=(height, width), scores=options.scores)[0]
+    classes = engine.card.classes
+    selected = class_ids(options.classes, classes)
+    if options.format is not MaskFormat.RLE:
+        return render_file(segmentation.label_map, photo, options.format, classes, selected)
+    document: dict[str, Any] = {
+        "model": {"name": engine.card.name, "version": engine.version},
+        "image": {"name": name, "width": width, "height": height},
+        "masks": mask_entries(segmentation, classes, selected),
+    }
+    return (json.dumps(document) + "\n").encode()
+
+
+def _outputs(images: Sequence[Path], out: Path, mask_format: MaskFormat) -> dict[Path, Path]:
+    """Return output -> input, refusing two inputs that would overwrite each other."""
+    suffix = SUFFIXES.get(mask_format, ".png")
+    outputs: dict[Path, Path] = {}
+    for image in images:
+        output = out / f"{image.stem}{suffix}"
+        if output in outputs:
+            raise UsageError(f"{image} and {outputs[output]} would both be written to {output}")
+        if output.resolve() == image.resolve():
+            raise UsageError(f"{image} would be overwritten by its own mask; give another --out")
+        outputs[output] = image
+    return outputs
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file that is whole or not there."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _scale(text: str) -> float:
+    value = float(text)
+    if not 0.25 <= value <= 2:
+        raise argparse.ArgumentTypeError("must be from 0.25 to 2")
+    return value
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    arguments = parser(
+        "predict",
+        "Write masks for image files. A file that cannot be read is reported and skipped; the "
+        "exit code is then 2.",
+        "python -m app.predict photos/*.jpg --format overlay --out overlays",
+    )
+    add_checkpoint(arguments)
+    arguments.add_argument("images", type=Path, nargs="+", metavar="IMG", help="image files")
+    arguments.add_argument(
+        "--format",
+        type=MaskFormat,
+        choices=tuple(MaskFormat),
+        metavar="FORMAT",
+        default=MaskFormat.PNG,
+        help="png (palette), grey, rle (JSON), overlay or zip (a binary PNG a class)",
+    )
+    arguments.add_argument(
+        "--out", type=Path, metavar="DIR", default=Path("masks"), help="folder for the masks"
+    )
+    arguments.add_argument("--classes", metavar="A,B", help="only these, by name or index")
+    arguments.add_argument(
+        "--scale", type=_scale, metavar="X", default=1.0, help="the network sees photos at this"
+    )
+    arguments.add_argument(
+        "--scores", action="store_true", help="with rle: mean probability of each class"
+    )
+    add_device(arguments)
+    options = arguments.parse_args(argv)
+
+    def predict_command() -> int:
+        outputs = _outputs(options.images, options.out, options.format)
+        engine = load_engine(options.checkpoint, options.device, options.precision)
+        try:
+            class_ids(options.classes, engine.card.classes)
+        except UnknownClassError as error:
+            raise UsageError(str(error)) from None
+        options.out.mkdir(parents=True, exist_ok=True)
+        console = Console(stderr=True)
+        failed = 0
+        for output, image in track(
+            outputs.items(),
+            "predicting",
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+        ):
+            try:
+                photo = decode(image.read_bytes(), max_pixels=MAX_PIXELS)
+            except (ImageError, OSError) as error:
+                reason = error.strerror if isinstance(error, OSError) else error
+                print(f"error: {image}: {reason}", file=sys.stderr)
+                failed += 1
+                continue
+            _write(output, predict(engine, photo, image.name, options))
+        print(f"{len(outputs) - failed} of {len(outputs)} masks written to {options.out}")
+        return 2 if failed else 0
+
+    return run(predict_command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
