@@ -1,0 +1,140 @@
+"""`python -m app.serve`: serve a checkpoint over HTTP."""
+
+import argparse
+import logging
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from app.serve.logs import configure_logging
+from app.serve.settings import (
+    Settings,
+    SettingsError,
+    exit_with_usage_error,
+    load_settings,
+)
+
+PROGRAM = "python -m app.serve"
+
+logger = logging.getLogger("app.serve")
+
+_EPILOG = """\
+Every other setting is an environment variable FCN_*, listed in docs/settings.md.
+
+example:
+  python -m app.serve --checkpoint runs/street/best.safetensors --port 8080
+  curl -F image=@photo.jpg 'http://localhost:8080/segment' -o mask.png
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    fields = Settings.model_fields
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM,
+        description="Serve a checkpoint over HTTP.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+    def add(flag: str, metavar: str) -> None:
+        name = flag.removeprefix("--")
+        meaning = (fields[name].description or "").replace("`", "")
+        parser.add_argument(
+            flag,
+            metavar=metavar,
+            help=f"{meaning} (default: FCN_{name.upper()}, else {fields[name].default})",
+        )
+
+    add("--checkpoint", "FILE")
+    add("--device", "DEVICE")
+    add("--precision", "PRECISION")
+    add("--host", "HOST")
+    add("--port", "PORT")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command until a signal comes.
+
+    Returns:
+        0 after a clean shutdown, 1 if requests were lost or something broke, 2 if the server
+        could not be started as asked.
+    """
+    arguments = vars(build_parser().parse_args(argv))
+    given = {name: value for name, value in arguments.items() if value is not None}
+    try:
+        settings = load_settings(**given)
+        if not settings.checkpoint.is_file():
+            raise SettingsError(
+                f"there is no checkpoint at {settings.checkpoint}; train one, or name one with "
+                "--checkpoint"
+            )
+        listener = bind(settings.host, settings.port)
+    except SettingsError as error:
+        exit_with_usage_error(PROGRAM, error)
+    configure_logging(settings.log_format)
+    return serve(settings, listener)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Take the address before anything slow is done.
+
+    Raises:
+        SettingsError: If it is not to be had.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        # A restarted server must not wait until the old one's connections are forgotten.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen()  # binding alone does not notice another process that has bound too
+    except OSError as error:
+        raise SettingsError(f"cannot listen on {host} port {port}: {error.strerror}") from error
+    return listener
+
+
+def serve(settings: Settings, listener: socket.socket, **app_options: Any) -> int:
+    """Serve on a bound socket until a signal comes.
+
+    Args:
+        settings: How to serve.
+        listener: Bound and listening.
+        **app_options: Passed to `create_app`.
+
+    Returns:
+        The exit code.
+    """
+    # These take seconds to import; --help and a wrong setting need not wait for them.
+    import uvicorn
+
+    from app.serve.application import create_app
+    from app.serve.server import DrainingServer
+
+    server: DrainingServer
+
+    def on_failure(error: Exception) -> None:
+        expected = isinstance(error, ValueError | OSError)
+        logger.error("cannot serve: %s", error, exc_info=None if expected else error)
+        server.fail(2 if expected else 1)
+
+    app = create_app(settings, on_failure=on_failure, **app_options)
+    config = uvicorn.Config(app, log_config=None, access_log=False)
+    server = DrainingServer(config, app.state.service)
+    host, port = listener.getsockname()[:2]
+    logger.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+    server.run(sockets=[listener])
+    if app.state.service.stuck:
+        # Python would tear torch down under a thread that still works with it.
+        logging.shutdown()
+        os._exit(server.exit_code)
+    return server.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

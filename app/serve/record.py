@@ -1,0 +1,51 @@
+"""What is known of one request while it is worked on: for its headers, log line and metrics."""
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.requests import HTTPConnection
+from starlette.types import Scope
+
+_STATE_KEY = "record"
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """One request.
+
+    Attributes:
+        id: The client's `X-Request-ID`, or one made here.
+        began: When its first byte was handled, in seconds of `time.monotonic`.
+        bytes_in: Bytes of its body received so far.
+        bytes_out: Bytes of the answer's body sent so far.
+        status: Status of the answer; None as long as none was begun.
+        problem: Which problem the answer tells of, as in `errors.Problem.slug`.
+        image_size: (width, height) of the photo.
+        mask_format: Format of the masks.
+        stages_s: Stage -> seconds, in order: decode, queue, forward, encode.
+        batch_size: Photos in the batch that the photo ran in.
+    """
+
+    id: str
+    began: float = field(default_factory=time.monotonic)
+    bytes_in: int = 0
+    bytes_out: int = 0
+    status: int | None = None
+    problem: str | None = None
+    image_size: tuple[int, int] | None = None
+    mask_format: str | None = None
+    stages_s: dict[str, float] = field(default_factory=dict)
+    batch_size: int | None = None
+
+
+def attach_record(scope: Scope, record: RequestRecord) -> None:
+    """Make the record reachable from everything that handles the request."""
+    state: dict[str, Any] = scope.setdefault("state", {})
+    state[_STATE_KEY] = record
+
+
+def record_of(connection: HTTPConnection) -> RequestRecord:
+    """Return the record that the middleware attached to a request."""
+    record: RequestRecord = connection.scope["state"][_STATE_KEY]
+    return record

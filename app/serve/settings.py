@@ -1,0 +1,281 @@
+"""Every setting of the service: `FCN_*` environment variables, typed, checked and documented.
+
+`python -m app.serve.settings > docs/settings.md` writes the table for people.
+"""
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, NoReturn
+
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from app.serve.uploads import OVERHEAD_BYTES
+
+PREFIX: Final = "FCN_"
+
+DEFAULT_CHECKPOINT: Final = Path("checkpoints/camvid-fcn8s-vgg16bn.safetensors")
+
+_CPU_BATCH_PIXELS: Final = 262_144
+"""On a CPU batches pay for small photos only: 96x96 gains 1.6x from batches of 8, 480x360
+(172,800 pixels) loses 10 % from batches of 4. This cap batches the one and not the other."""
+
+_CUDA_BATCH_PIXELS: Final = 4_194_304
+"""24 photos of 480x360. The widest feature maps, 64 channels at full size, then take 0.5 GB
+each in 16-bit precision."""
+
+_MOST_THREADS: Final = 8
+
+
+class SettingsError(ValueError):
+    """A setting has an impossible value; the message is one line."""
+
+
+def _parse_sizes(value: object) -> object:
+    """Turn `480x360,96x96` (width x height) into (height, width) pairs."""
+    if not isinstance(value, str):
+        return value
+    sizes = []
+    for word in filter(None, (part.strip() for part in value.split(","))):
+        width, _, height = word.partition("x")
+        if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+            raise ValueError(f"{word!r} is no size; sizes look like 480x360,96x96")
+        sizes.append((int(height), int(width)))
+    return tuple(sizes)
+
+
+class Settings(BaseSettings):
+    """Settings of one server process, read from the environment; arguments override it.
+
+    Raises:
+        ValidationError: On construction, if a value is impossible; see `load_settings`.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    checkpoint: Path = Field(
+        DEFAULT_CHECKPOINT,
+        description="Checkpoint to serve; a relative path starts at the working directory.",
+        json_schema_extra={"unit": "path"},
+    )
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="Where the network runs: `auto` (CUDA if there is one), `cpu`, `cuda`, "
+        "`cuda:1` and so on.",
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto",
+        description="Arithmetic of the network: `auto` (the fastest that keeps the masks), "
+        "`fp32`, `bf16` or `fp16`.",
+    )
+    warm_up_sizes: Annotated[
+        tuple[tuple[int, int], ...], NoDecode, BeforeValidator(_parse_sizes)
+    ] = Field(
+        ((360, 480),),
+        description="Sizes run once before the server says it is ready, as `480x360,96x96`; "
+        "empty for none.",
+        json_schema_extra={"unit": "width x height, pixels", "shown": "480x360"},
+    )
+    host: str = Field(
+        "127.0.0.1",
+        min_length=1,
+        description="Address to listen on; `0.0.0.0` for every IPv4 interface. The service has "
+        "no authentication.",
+    )
+    port: int = Field(8000, ge=0, le=65535, description="TCP port; 0 picks a free one.")
+    max_bytes: int = Field(
+        33_554_432,
+        ge=1,
+        description="Largest request body; more is answered with 413 as soon as it is known.",
+        json_schema_extra={"unit": "bytes"},
+    )
+    max_pixels: int = Field(
+        16_777_216,
+        ge=1,
+        description="Largest photo, and largest input of the network after `scale`; more is "
+        "answered with 413 from the header, before decoding.",
+        json_schema_extra={"unit": "pixels"},
+    )
+    upload_bytes: int = Field(
+        268_435_456,
+        ge=1,
+        description="Bytes of all uploads together that are held before they are decoded, plus "
+        "64 KiB for each; beyond it uploads are answered with 429. At least `FCN_MAX_BYTES` plus "
+        "64 KiB.",
+        json_schema_extra={"unit": "bytes"},
+    )
+    queue_requests: int = Field(
+        256,
+        ge=1,
+        description="Requests admitted and not yet answered; beyond it 429.",
+        json_schema_extra={"unit": "requests"},
+    )
+    queue_pixels: int = Field(
+        134_217_728,
+        ge=1,
+        description="Pixels of all photos admitted and not yet answered, each counted at the "
+        "larger of its own and the network's size; beyond it 429. A pixel takes up to 7 bytes. "
+        "At least `FCN_MAX_PIXELS`.",
+        json_schema_extra={"unit": "pixels"},
+    )
+    batch_images: int = Field(
+        16, ge=1, description="Most photos in a batch.", json_schema_extra={"unit": "photos"}
+    )
+    batch_pixels: int | None = Field(
+        None,
+        ge=1,
+        description="Most pixels in a batch; a larger photo runs alone.",
+        json_schema_extra={
+            "unit": "pixels",
+            "shown": f"{_CPU_BATCH_PIXELS} on a CPU, {_CUDA_BATCH_PIXELS} on CUDA",
+        },
+    )
+    batch_delay_s: float = Field(
+        0.0,
+        ge=0,
+        le=10,
+        allow_inf_nan=False,
+        description="How long a photo may wait for others of its shape while the device is "
+        "idle. With 0 the device never waits; batches form while it is busy.",
+        json_schema_extra={"unit": "seconds"},
+    )
+    decode_threads: int = Field(
+        default_factory=lambda: default_threads(),
+        ge=1,
+        description="Threads that decode uploads.",
+        json_schema_extra={"shown": f"one per CPU, at most {_MOST_THREADS}"},
+    )
+    encode_threads: int = Field(
+        default_factory=lambda: default_threads(),
+        ge=1,
+        description="Threads that encode masks.",
+        json_schema_extra={"shown": f"one per CPU, at most {_MOST_THREADS}"},
+    )
+    request_timeout_s: float = Field(
+        60.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="From a request's first byte to its answer; then 504. A client's "
+        "`X-Request-Timeout` can only shorten it.",
+        json_schema_extra={"unit": "seconds"},
+    )
+    drain_s: float = Field(
+        30.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="After SIGTERM: how long requests already taken may need to be answered.",
+        json_schema_extra={"unit": "seconds"},
+    )
+    drain_grace_s: float = Field(
+        2.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="After SIGTERM: how long the listener stays open, answering new work with "
+        "503, so that load balancers notice. Part of `FCN_DRAIN_S`.",
+        json_schema_extra={"unit": "seconds"},
+    )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="Log lines for people or, one JSON object each, for programs."
+    )
+
+    @model_validator(mode="after")
+    def _bounds_admit_the_largest(self) -> "Settings":
+        if self.queue_pixels < self.max_pixels:
+            raise ValueError(
+                f"{PREFIX}QUEUE_PIXELS ({self.queue_pixels}) is smaller than "
+                f"{PREFIX}MAX_PIXELS ({self.max_pixels}): the largest photo could never be served"
+            )
+        if self.upload_bytes < self.max_bytes + OVERHEAD_BYTES:
+            raise ValueError(
+                f"{PREFIX}UPLOAD_BYTES ({self.upload_bytes}) is smaller than "
+                f"{PREFIX}MAX_BYTES ({self.max_bytes}) plus {OVERHEAD_BYTES}: the largest upload "
+                "could never be received"
+            )
+        if self.drain_s < self.drain_grace_s:
+            raise ValueError(
+                f"{PREFIX}DRAIN_S ({self.drain_s:g}) is shorter than the "
+                f"{PREFIX}DRAIN_GRACE_S ({self.drain_grace_s:g}) that it includes"
+            )
+        return self
+
+    def batch_pixels_on(self, device_type: str) -> int:
+        """Pixel cap of a batch on a device of that type (`cpu`, `cuda`)."""
+        if self.batch_pixels is not None:
+            return self.batch_pixels
+        return _CUDA_BATCH_PIXELS if device_type == "cuda" else _CPU_BATCH_PIXELS
+
+
+def default_threads() -> int:
+    """One thread per CPU this process may use, at most `_MOST_THREADS`."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(usable or 1, _MOST_THREADS)
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the settings; arguments go before the environment.
+
+    Raises:
+        SettingsError: If a value is impossible; the message is one line that names it.
+    """
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        problems = []
+        for problem in error.errors():
+            message = problem["msg"].removeprefix("Value error, ")
+            if problem["loc"]:
+                name = str(problem["loc"][0])
+                shown = name if name in overrides else f"{PREFIX}{name.upper()}"
+                message = f"{shown}={problem['input']}: {message}"
+            problems.append(message)
+        raise SettingsError("; ".join(problems)) from None
+
+
+def exit_with_usage_error(program: str, error: Exception) -> NoReturn:
+    """Say in one line what is wrong with the way the program was started; exit code 2."""
+    print(f"{program}: {error}", file=sys.stderr)
+    sys.exit(2)
+
+
+def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """Names that look like settings and are none: most likely misspelt."""
+    known = {f"{PREFIX}{name}".upper() for name in Settings.model_fields}
+    return sorted(
+        name for name in environment if name.startswith(PREFIX) and name.upper() not in known
+    )
+
+
+def as_markdown() -> str:
+    """The text of `docs/settings.md`."""
+    lines = [
+        "# Settings",
+        "",
+        "Environment variables that `python -m app.serve` and `uvicorn app.main:app` read. The",
+        "command's `--checkpoint`, `--device`, `--precision`, `--host` and `--port` go before",
+        "theirs. An impossible value ends the start with one line and exit code 2; a variable that",
+        f"begins with `{PREFIX}` and is not listed here is reported in the log.",
+        "",
+        "In Kubernetes set `enableServiceLinks: false` if a Service is called `fcn`: its injected",
+        f"`{PREFIX}PORT=tcp://...` would be taken for the port.",
+        "",
+        "| variable | default | unit | meaning |",
+        "|---|---|---|---|",
+    ]
+    for name, field in Settings.model_fields.items():
+        extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+        shown = str(extra["shown"]) if "shown" in extra else f"`{field.default}`"
+        unit = str(extra.get("unit", ""))
+        lines.append(f"| `{PREFIX}{name.upper()}` | {shown} | {unit} | {field.description} |")
+    lines += [
+        "",
+        "This file is written by `python -m app.serve.settings > docs/settings.md`.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(as_markdown(), end="")

@@ -1,0 +1,119 @@
+"""The metrics behind `GET /metrics`, in a registry of their own for each application.
+
+All figures are of one process; run one process per device.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
+
+from app.serve.batcher import BatchReport
+from app.serve.record import RequestRecord
+
+UNMATCHED: Final = "unmatched"
+"""Route label of requests that matched none: their paths are the client's to invent."""
+
+UNANSWERED: Final = "unanswered"
+"""Status label of requests that were cancelled before their answer, on a forced shutdown."""
+
+_SECONDS: Final = (
+    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
+    *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0),
+)
+_IMAGES: Final = (1, 2, 4, 8, 16, 32, 64, 128)
+_PIXELS: Final = tuple(4**power for power in range(5, 14))  # 1,024 to 67 million
+
+
+class Telemetry:
+    """Every metric of the service."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self._requests = Counter(
+            "fcn_requests",
+            "Requests answered, by route template and status.",
+            ["route", "status"],
+            registry=self.registry,
+        )
+        self._request_seconds = Histogram(
+            "fcn_request_seconds",
+            "From the first byte of a request to the last of its answer.",
+            ["route"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._stage_seconds = Histogram(
+            "fcn_stage_seconds",
+            "Time a request spent in each stage; `queue` is the wait for the device.",
+            ["stage"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._rejects = Counter(
+            "fcn_rejects",
+            "Requests answered with an error, by the kind of problem.",
+            ["reason"],
+            registry=self.registry,
+        )
+        self._batch_images = Histogram(
+            "fcn_batch_images", "Photos in a batch.", buckets=_IMAGES, registry=self.registry
+        )
+        self._batch_pixels = Histogram(
+            "fcn_batch_pixels",
+            "Pixels of a batch, as the network sees them.",
+            buckets=_PIXELS,
+            registry=self.registry,
+        )
+        self._batch_seconds = Histogram(
+            "fcn_batch_seconds",
+            "Device time of a batch.",
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._batch_failures = Counter(
+            "fcn_batch_failures", "Batches whose forward failed.", registry=self.registry
+        )
+
+    def observe_request(self, route: str, record: RequestRecord, seconds: float) -> None:
+        """Count a request that has been answered."""
+        self._requests.labels(route, str(record.status or UNANSWERED)).inc()
+        self._request_seconds.labels(route).observe(seconds)
+        for stage, stage_s in record.stages_s.items():
+            self._stage_seconds.labels(stage).observe(stage_s)
+        if record.problem is not None:
+            self._rejects.labels(record.problem).inc()
+
+    def observe_batch(self, report: BatchReport) -> None:
+        """Count a run of the network."""
+        self._batch_images.observe(report.images)
+        self._batch_pixels.observe(report.pixels)
+        self._batch_seconds.observe(report.ran_s)
+        if report.failed:
+            self._batch_failures.inc()
+
+    def show_model(self, *, name: str, version: str, device: str, precision: str) -> None:
+        """Export which model serves, on what."""
+        info = Gauge(
+            "fcn_model_info",
+            "Which model serves; always 1.",
+            ["name", "version", "device", "precision"],
+            registry=self.registry,
+        )
+        info.labels(name, version, device, precision).set(1)
+
+    def show(self, name: str, help_text: str, value: Callable[[], float]) -> None:
+        """Export a figure that is read when the metrics are."""
+        Gauge(name, help_text, registry=self.registry).set_function(value)
+
+    def exposition(self) -> bytes:
+        """Return all metrics in Prometheus' text format."""
+        return generate_latest(self.registry)

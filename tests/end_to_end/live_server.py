@@ -1,0 +1,112 @@
+"""The real server as a process, on a free port, as its users start it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+START_S = 120
+"""Longest time from start to ready; torch alone takes seconds to import."""
+
+ROOT = Path(__file__).parents[2]
+
+
+class Server:
+    """A running server.
+
+    Args:
+        process: It.
+        log: File that its output goes to.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path, url: str) -> None:
+        self.process = process
+        self.log = log
+        self.url = url
+        self.client = httpx.Client(base_url=url, timeout=120)
+
+    def post(self, body: bytes, **query: object) -> httpx.Response:
+        return self.client.post("/segment", params=query, files={"image": body})  # type: ignore[arg-type]
+
+    def label_map(self, body: bytes, **query: object) -> NDArray[np.uint8]:
+        response = self.post(body, format="grey", **query)
+        assert response.status_code == 200, response.text
+        return decode_png(response.content)
+
+    def metric(self, name: str) -> float:
+        lines = self.client.get("/metrics").text.splitlines()
+        (value,) = (line.split()[-1] for line in lines if line.startswith(name + " "))
+        return float(value)
+
+    def resident_mib(self) -> float:
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        (line,) = (line for line in status.splitlines() if line.startswith("VmRSS"))
+        return int(line.split()[1]) / 1024
+
+    def peak_mib(self) -> float:
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        (line,) = (line for line in status.splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024
+
+
+def decode_png(body: bytes) -> NDArray[np.uint8]:
+    import io
+
+    with Image.open(io.BytesIO(body)) as image:
+        return np.array(image)
+
+
+@contextmanager
+def running_server(log: Path, *arguments: str, **settings: object) -> Iterator[Server]:
+    """Start `python -m app.serve` and wait until it is ready; kill it if the test leaves it.
+
+    Args:
+        log: File for its output.
+        *arguments: Of the command.
+        **settings: FCN_* variables, named without the prefix in lower case.
+    """
+    environment = {name: value for name, value in os.environ.items() if name[:4] != "FCN_"}
+    environment |= {f"FCN_{name.upper()}": str(value) for name, value in settings.items()}
+    command = [sys.executable, "-m", "app.serve", "--port", "0", *arguments]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT
+        )
+    try:
+        server = Server(process, log, _wait_for_url(process, log))
+        _wait_until_ready(server)
+        yield server
+        server.client.close()
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+        process.wait(10)
+
+
+def _wait_for_url(process: subprocess.Popen[bytes], log: Path) -> str:
+    """Read the port from the log: the server chose a free one."""
+    end = time.monotonic() + START_S
+    while time.monotonic() < end and process.poll() is None:
+        for word in log.read_text().split():
+            if word.startswith("http://127.0.0.1:"):
+                return word.strip(".,;")
+        time.sleep(0.05)
+    raise AssertionError(f"the server did not say where it listens:\n{log.read_text()}")
+
+
+def _wait_until_ready(server: Server) -> None:
+    end = time.monotonic() + START_S
+    while time.monotonic() < end and server.process.poll() is None:
+        if server.client.get("/health/ready").status_code == 200:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"the server did not become ready:\n{server.log.read_text()}")

@@ -1,0 +1,223 @@
+"""The order of the queue, on a simulated clock."""
+
+import heapq
+import math
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.serve.groups import GroupQueue
+
+
+@dataclass(eq=False)
+class Item:
+    key: str = "a"
+    pixels: int = 1
+    arrived: float = 0.0
+    deadline: float = math.inf
+    gone: bool = False
+    order: int = -1
+
+
+def queue(max_images=4, max_pixels=100, delay_s=0.0):
+    return GroupQueue(max_images=max_images, max_pixels=max_pixels, delay_s=delay_s)
+
+
+def push(groups, *items):
+    for item in items:
+        item.order = groups.push(item.key, item)
+    return items
+
+
+def test_an_empty_queue_has_nothing_due():
+    groups = queue()
+    assert groups.pop(0.0).batch == []
+    assert groups.due_in(0.0) is None
+
+
+def test_a_lone_item_is_due_at_once():
+    groups = queue()
+    (item,) = push(groups, Item())
+    popped = groups.pop(0.0)
+    assert (popped.key, popped.batch) == ("a", [item])
+    assert len(groups) == groups.pixels == 0
+
+
+def test_only_one_group_is_in_a_batch_and_the_oldest_head_decides_which():
+    groups = queue()
+    b1, a1, b2, a2 = push(groups, Item("b"), Item("a"), Item("b"), Item("a"))
+    assert groups.pop(0.0).batch == [b1, b2]
+    assert groups.pop(0.0).batch == [a1, a2]
+
+
+def test_batches_are_capped_by_count():
+    groups = queue(max_images=2)
+    items = push(groups, Item(), Item(), Item())
+    assert groups.pop(0.0).batch == list(items[:2])
+    assert groups.pop(0.0).batch == [items[2]]
+
+
+def test_batches_are_capped_by_pixels_and_a_larger_item_runs_alone():
+    groups = queue(max_pixels=100)
+    items = push(groups, Item(pixels=60), Item(pixels=40), Item(pixels=1), Item(pixels=500))
+    assert groups.pop(0.0).batch == list(items[:2])
+    assert groups.pop(0.0).batch == [items[2]]
+    assert groups.pop(0.0).batch == [items[3]]
+
+
+def test_expired_items_are_handed_back_and_gone_ones_are_forgotten():
+    groups = queue()
+    expired, gone, live = push(groups, Item(deadline=5.0), Item(gone=True), Item())
+    popped = groups.pop(5.0)
+    assert popped.batch == [live]
+    assert popped.expired == [expired]
+    assert gone not in popped.expired
+    assert len(groups) == 0
+
+
+def test_a_dead_head_does_not_lend_its_age_to_its_group():
+    groups = queue()
+    _, b, a = push(groups, Item("a", gone=True), Item("b"), Item("a"))
+    assert groups.pop(0.0).batch == [b]
+    assert groups.pop(0.0).batch == [a]
+
+
+def test_discard_takes_an_item_out_of_the_middle():
+    groups = queue()
+    first, middle, last = push(groups, Item(), Item(pixels=7), Item())
+    assert groups.discard("a", middle.order)
+    assert not groups.discard("a", middle.order)
+    assert groups.pixels == 2
+    assert groups.pop(0.0).batch == [first, last]
+
+
+def test_a_delay_lets_company_come_but_a_full_batch_goes_at_once():
+    groups = queue(max_images=2, delay_s=1.0)
+    first, lone = push(groups, Item("a", arrived=0.0), Item("b", arrived=0.25))
+    assert groups.pop(0.5).batch == []
+    assert groups.due_in(0.5) == 0.5
+    (second,) = push(groups, Item("a", arrived=0.75))
+    assert groups.pop(0.75).batch == [first, second]
+    assert groups.pop(1.0).batch == []
+    assert groups.pop(1.25).batch == [lone]
+
+
+def test_no_delay_is_spent_when_the_pixel_cap_allows_no_company():
+    groups = queue(max_pixels=100, delay_s=1.0)
+    (item,) = push(groups, Item(pixels=60))
+    assert groups.pop(0.0).batch == [item]
+
+
+def test_waiting_for_company_ends_at_the_deadline():
+    groups = queue(delay_s=10.0)
+    (item,) = push(groups, Item(arrived=0.0, deadline=3.0))
+    assert groups.due_in(1.0) == 2.0
+    assert groups.pop(3.0).expired == [item]
+
+
+def test_drain_returns_everything_in_order_of_arrival():
+    groups = queue()
+    items = push(groups, Item("a"), Item("b"), Item("a"))
+    assert groups.drain() == list(items)
+    assert len(groups) == groups.pixels == 0
+    assert groups.pop(0.0).batch == []
+
+
+@dataclass
+class Simulation:
+    """One device that runs batches from a queue while items arrive, leave and expire."""
+
+    groups: GroupQueue
+    max_images: int
+    max_pixels: int
+    cost: dict[str, float]
+    ran: list[Item] = field(default_factory=list)
+    expired: list[Item] = field(default_factory=list)
+
+    def run(self, arrivals: list[Item], leaving: dict[int, float]) -> None:
+        idle_at = now = 0.0
+        pending = [(item.arrived, index, item) for index, item in enumerate(arrivals)]
+        heapq.heapify(pending)
+        waiting: list[Item] = []
+        while pending or len(self.groups):
+            if not len(self.groups):
+                now = max(now, pending[0][0])
+            now = max(now, idle_at)
+            while pending and pending[0][0] <= now:
+                item = heapq.heappop(pending)[2]
+                push(self.groups, item)
+                waiting.append(item)
+            for item in waiting:
+                item.gone |= leaving.get(id(item), math.inf) <= now
+            popped = self.groups.pop(now)
+            self.check(popped.batch, waiting, now)
+            for item in popped.batch + popped.expired:
+                waiting.remove(item)
+            self.ran += popped.batch
+            self.expired += popped.expired
+            if popped.batch:
+                idle_at = now + self.cost[popped.key]
+
+    def check(self, batch: list[Item], waiting: list[Item], now: float) -> None:
+        live = [item for item in waiting if not item.gone and item.deadline > now]
+        # Work-conserving: with anything live in the queue the device is given something.
+        assert bool(batch) == bool(live)
+        if not batch:
+            return
+        # Fair: the head is the oldest of all, so nothing is overtaken by a younger head.
+        assert batch[0] is min(live, key=lambda item: item.order)
+        assert len({item.key for item in batch}) == 1
+        assert len(batch) <= self.max_images
+        assert len(batch) == 1 or sum(item.pixels for item in batch) <= self.max_pixels
+        assert all(item in live for item in batch)
+        # FIFO within the group, and no company left behind that would have fitted.
+        mates = [item for item in live if item.key == batch[0].key]
+        assert batch == mates[: len(batch)]
+        if len(batch) < min(len(mates), self.max_images):
+            assert sum(item.pixels for item in mates[: len(batch) + 1]) > self.max_pixels
+
+
+keys = st.sampled_from("abcde")
+moments = st.integers(0, 40).map(float)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    arrivals=st.lists(
+        st.builds(
+            Item,
+            key=keys,
+            pixels=st.integers(1, 60),
+            arrived=moments,
+            deadline=moments.map(lambda at: at + 1) | st.just(math.inf),
+        ),
+        max_size=40,
+    ),
+    patience=st.lists(moments | st.just(math.inf), min_size=40, max_size=40),
+    costs=st.fixed_dictionaries({key: st.integers(0, 10).map(float) for key in "abcde"}),
+    max_images=st.integers(1, 5),
+    max_pixels=st.integers(1, 100),
+)
+def test_nothing_is_lost_starved_or_mixed(arrivals, patience, costs, max_images, max_pixels):
+    simulation = Simulation(queue(max_images, max_pixels), max_images, max_pixels, costs)
+    leaving = {id(item): at for item, at in zip(arrivals, patience, strict=False)}
+    simulation.run(arrivals, leaving)
+    accounted = simulation.ran + simulation.expired
+    assert len({id(item) for item in accounted}) == len(accounted)
+    assert all(item.gone or item in accounted for item in arrivals)
+    assert all(item.deadline < math.inf for item in simulation.expired)
+    assert simulation.groups.pixels == 0
+
+
+@pytest.mark.parametrize("sizes", [2, 500])
+def test_a_rare_shape_is_not_starved_by_a_flood_of_others(sizes):
+    groups = queue(max_images=8, max_pixels=10**9)
+    push(groups, *(Item(f"flood{index % sizes}") for index in range(64)))
+    (rare,) = push(groups, Item("rare"))
+    ahead = 0
+    while rare not in (batch := groups.pop(0.0).batch):
+        ahead += len(batch)
+        push(groups, *(Item(f"flood{index % sizes}") for index in range(8)))
+    assert ahead <= 64 + 8 * sizes

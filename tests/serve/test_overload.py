@@ -1,0 +1,197 @@
+"""Full queues, passed deadlines, clients that leave: each request by itself, the server goes on."""
+
+import asyncio
+
+import httpx
+import pytest
+from serve_doubles import encode, make_photo
+
+pytestmark = pytest.mark.anyio
+
+PNG = encode(make_photo(6, 8))
+
+
+def post_later(served, body=PNG, **headers):
+    return asyncio.create_task(served.post(body, **headers))
+
+
+async def test_a_full_queue_is_429_with_retry_after_and_empties_again(serving):
+    async with serving(queue_requests=3) as served:
+        served.engine.gate.clear()
+        taken = [post_later(served) for _ in range(3)]
+        await served.until(lambda: served.service.running_pipeline.admission.requests == 3)
+        # What is decoded no longer counts as an upload.
+        await served.until(lambda: served.service.running_pipeline.uploads.held == 0)
+        refused = await served.post(PNG)
+        assert refused.status_code == 429
+        assert refused.json()["type"] == "urn:fcn:queue-full"
+        assert int(refused.headers["retry-after"]) >= 1
+        assert await served.metric('fcn_rejects_total{reason="queue-full"}') == 1
+        assert await served.metric("fcn_admitted_requests") == 3
+        assert (await served.client.get("/health")).json()["queue"]["requests"] == 3
+        served.engine.gate.set()
+        assert [answer.status_code for answer in await asyncio.gather(*taken)] == [200] * 3
+        assert (await served.post(PNG)).status_code == 200
+
+
+async def test_pixels_are_bounded_too_and_before_decoding(serving, monkeypatch):
+    decoded = []
+    from app.serve import pipeline
+
+    real = pipeline.decode
+    monkeypatch.setattr(
+        pipeline, "decode", lambda data, **kw: decoded.append(len(data)) or real(data, **kw)
+    )
+    async with serving(queue_pixels=100, max_pixels=100) as served:
+        served.engine.gate.clear()
+        taken = [post_later(served) for _ in range(2)]
+        await served.until(lambda: served.service.running_pipeline.admission.pixels == 96)
+        refused = await served.post(PNG)
+        assert refused.status_code == 429
+        assert "megapixels" in refused.json()["detail"]
+        assert len(decoded) == 2
+        served.engine.gate.set()
+        await asyncio.gather(*taken)
+
+
+async def test_a_photo_counts_at_the_size_the_network_sees(serving):
+    async with serving(max_pixels=200, queue_pixels=200) as served:
+        served.engine.gate.clear()
+        taken = asyncio.create_task(served.post(PNG, "?scale=2"))
+        await served.device_busy()
+        assert served.service.running_pipeline.admission.pixels == 192
+        served.engine.gate.set()
+        assert (await taken).status_code == 200
+
+
+async def test_a_full_queue_refuses_before_reading_the_body(serving):
+    async with serving(queue_requests=1) as served:
+        served.engine.gate.clear()
+        taken = post_later(served)
+        await served.device_busy()
+        messages = await call(served.app, [])  # any receive would wait for ever
+        assert messages[0]["status"] == 429
+        served.engine.gate.set()
+        await taken
+
+
+async def test_uploads_are_bounded_together(serving):
+    async with serving(max_bytes=70_000, upload_bytes=150_000) as served:
+        held = asyncio.create_task(call(served.app, [b"x" * 60_000]))
+        await served.until(lambda: served.service.running_pipeline.uploads.held > 120_000)
+        refused = await served.post(PNG)
+        assert refused.status_code == 429
+        assert refused.json()["type"] == "urn:fcn:uploads-full"
+        assert int(refused.headers["retry-after"]) >= 1
+        held.cancel()
+        await served.until(lambda: served.service.running_pipeline.uploads.held == 0)
+        assert (await served.post(PNG)).status_code == 200
+
+
+@pytest.mark.parametrize("client_wants", ["0.05", None])
+async def test_a_passed_deadline_is_504(serving, client_wants):
+    own = 60.0 if client_wants else 0.05
+    headers = {"x_request_timeout": client_wants} if client_wants else {}
+    async with serving(request_timeout_s=own) as served:
+        served.engine.gate.clear()
+        first = post_later(served)
+        await served.device_busy()
+        late = await served.post(PNG, **headers)
+        assert late.status_code == 504
+        assert late.json()["type"] == "urn:fcn:deadline-exceeded"
+        assert "0.05 seconds" in late.json()["detail"]
+        # It left the queue: the network never sees it.
+        assert served.service.running_pipeline.depth == 0
+        served.engine.gate.set()
+        await first
+        assert len(served.engine.batches) == 1
+
+
+async def test_the_deadline_covers_the_upload(serving):
+    async with serving(request_timeout_s=0.05) as served:
+        messages = await call(served.app, [b"\x89PNG"])
+        assert messages[0]["status"] == 504
+        assert served.service.running_pipeline.uploads.held == 0
+
+
+async def test_a_client_that_leaves_is_dropped_from_the_queue(serving):
+    async with serving() as served:
+        served.engine.gate.clear()
+        first = post_later(served)
+        await served.device_busy()
+        leave = asyncio.Event()
+        gone = asyncio.create_task(call(served.app, [PNG], leave=leave))
+        await served.until(lambda: served.service.running_pipeline.depth == 1)
+        leave.set()
+        await gone
+        assert served.service.running_pipeline.depth == 0
+        assert served.service.running_pipeline.admission.requests == 1
+        served.engine.gate.set()
+        await first
+        assert len(served.engine.batches) == 1
+        assert await served.metric('fcn_requests_total{route="/segment",status="499"}') == 1
+
+
+async def test_a_client_that_leaves_during_its_upload_leaves_nothing(serving):
+    async with serving() as served:
+        leave = asyncio.Event()
+        gone = asyncio.create_task(call(served.app, [PNG[:10]], leave=leave, more=True))
+        await served.until(lambda: served.service.running_pipeline.uploads.held > 0)
+        leave.set()
+        await gone
+        assert served.service.running_pipeline.uploads.held == 0
+
+
+async def test_retry_after_grows_with_what_is_queued(serving):
+    async with serving() as served:
+        pipeline = served.service.running_pipeline
+        assert pipeline.retry_after_s() == 1
+        served.engine.seconds = 0.5
+        await served.post(PNG)  # 48 pixels in half a second
+        served.engine.gate.clear()
+        taken = [post_later(served)]
+        await served.until(lambda: len(served.engine.batches) == 2)
+        taken += [post_later(served) for _ in range(5)]
+        await served.until(lambda: pipeline.depth == 5)
+        assert 3 <= pipeline.retry_after_s() <= 4
+        served.engine.seconds = 0
+        served.engine.gate.set()
+        await asyncio.gather(*taken)
+
+
+async def call(app, chunks, *, leave=None, more=None):
+    """Send a raw ASGI request that stalls after its chunks, or leaves; return what was sent."""
+    more = leave is None if more is None else more
+    pending = [
+        {"type": "http.request", "body": chunk, "more_body": more or n < len(chunks)}
+        for n, chunk in enumerate(chunks, start=1)
+    ]
+    sent = []
+
+    async def receive():
+        if pending:
+            return pending.pop(0)
+        await (leave or asyncio.Event()).wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        sent.append(message)
+
+    request = httpx.Request("POST", "http://test/segment")
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "POST",
+        "headers": [(name.lower(), value) for name, value in request.headers.raw],
+        "scheme": "http",
+        "path": "/segment",
+        "raw_path": b"/segment",
+        "query_string": b"",
+        "server": ("test", 80),
+        "client": ("127.0.0.1", 1),
+        "root_path": "",
+    }
+    async with asyncio.timeout(10):
+        await app(scope, receive, send)
+    return sent

@@ -1,0 +1,69 @@
+"""The application as it is served: a checkpoint file, the real engine, nothing replaced."""
+
+import asyncio
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from pycocotools import mask as coco
+from serve_doubles import decode_png, encode, make_photo
+
+from app.inference.engine import Engine
+from app.serve.application import create_app
+from app.serve.settings import Settings
+from model import FCN, Architecture, Card, named_classes, save_checkpoint
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    torch.manual_seed(0)
+    architecture = Architecture(head_width=8)
+    classes = named_classes(["sky", "road", "car"])
+    net = FCN(architecture, len(classes))
+    for parameter in net.parameters():
+        if parameter.dim() == 4:  # random scores, so that a mask has more than one class
+            torch.nn.init.kaiming_normal_(parameter)
+    path = tmp_path_factory.mktemp("checkpoint") / "random.safetensors"
+    save_checkpoint(path, net, Card("random", architecture, classes), dtype=torch.bfloat16)
+    return path
+
+
+async def test_masks_equal_those_of_the_photo_alone(checkpoint):
+    settings = Settings(checkpoint=checkpoint, device="cpu", precision="fp32", warm_up_sizes=())
+    failures = []
+    app = create_app(settings, on_failure=failures.append)
+    transport = httpx.ASGITransport(app)
+    photos = [make_photo(32 + 8 * (n % 2), 40, seed=n) for n in range(8)]
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://test", timeout=60) as client,
+    ):
+        async with asyncio.timeout(60):
+            while app.state.service.phase == "starting":
+                await asyncio.sleep(0.01)
+        assert not failures
+
+        async def post(photo, query):
+            return await client.post(f"/segment?{query}", content=encode(photo))
+
+        greys = await asyncio.gather(*(post(photo, "format=grey") for photo in photos))
+        document = (await post(photos[0], "format=rle&scores=true")).json()
+        halved = decode_png((await post(photos[0], "format=grey&scale=0.5")).content)
+        metrics = (await client.get("/metrics")).text
+    alone = Engine.load(checkpoint, device="cpu", precision="fp32")
+    for photo, grey in zip(photos, greys, strict=True):
+        expected = alone.segment([photo])[0].label_map
+        assert np.mean(decode_png(grey.content) == expected) >= 0.999
+    count = next(line for line in metrics.splitlines() if "fcn_batch_images_count" in line)
+    assert float(count.split()[1]) < len(photos) + 2
+
+    label_map = decode_png(greys[0].content)
+    assert len(document["masks"]) == len(np.unique(label_map)) > 1
+    for mask in document["masks"]:
+        assert np.array_equal(coco.decode(mask["rle"]), label_map == mask["class_id"])
+        assert 0 < mask["score"] <= 1
+    assert document["model"] == {"name": "random", "version": alone.version}
+    assert halved.shape == label_map.shape
