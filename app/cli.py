@@ -1,13 +1,20 @@
 """What the commands share: arguments that mean the same everywhere, and how they fail."""
 
 import argparse
+import math
 import re
 import sys
-from collections.abc import Callable, Sequence
+import textwrap
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from app.inference.device import choose_compute
+from rich.console import Console
+from rich.progress import track
+
+from app.errors import UsageError
+from app.inference.device import Compute, choose_compute
 from app.inference.engine import Engine
 from model import CheckpointError
 
@@ -15,8 +22,10 @@ DEFAULT_CHECKPOINT: Final = Path("checkpoints/camvid-fcn8s-vgg16bn.safetensors")
 """The checkpoint that ships with the project, relative to its root."""
 
 
-class UsageError(Exception):
-    """The user must change something; the message is one line that says what and where."""
+LINE_EVERY_S: Final = 30.0
+"""Seconds between progress lines where there is no terminal: a log of hours stays readable."""
+
+ItemT = TypeVar("ItemT")
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -40,7 +49,7 @@ def parser(command: str, description: str, example: str) -> OneLineParser:
     """Return an argument parser for `python -m app.<command>`."""
     return OneLineParser(
         prog=f"fcn {command}",
-        description=description,
+        description=textwrap.fill(description, 78),
         epilog=f"example:\n  {example}",
         formatter_class=HelpFormatter,
     )
@@ -79,11 +88,63 @@ def add_data(arguments: argparse.ArgumentParser, datasets: Sequence[str]) -> Non
 
 
 def size(text: str) -> tuple[int, int]:
-    """Parse `HEIGHTxWIDTH`."""
+    """Parse `HEIGHTxWIDTH`, both at least 1."""
     match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
-    if not match or "0" in match.groups():
+    height, width = (int(match[1]), int(match[2])) if match else (0, 0)
+    if height < 1 or width < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH, as in 360x480")
-    return int(match[1]), int(match[2])
+    return height, width
+
+
+def integer(low: int) -> Callable[[str], int]:
+    """Return a parser of whole numbers from `low` up."""
+
+    def parse(text: str) -> int:
+        value = int(text) if re.fullmatch(r"-?\d{1,18}", text) else None
+        if value is None or value < low:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {low} up")
+        return value
+
+    return parse
+
+
+def number(low: float, high: float = math.inf) -> Callable[[str], float]:
+    """Return a parser of finite numbers from `low` to `high`."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (low <= value <= high and math.isfinite(value)):
+            limits = f"from {low:g} up" if high == math.inf else f"from {low:g} to {high:g}"
+            raise argparse.ArgumentTypeError(f"{text!r} is no number {limits}")
+        return value
+
+    return parse
+
+
+def add_split_options(arguments: argparse.ArgumentParser) -> None:
+    """Add `--val-fraction`; evaluation must draw the split that training drew."""
+    arguments.add_argument(
+        "--val-fraction",
+        type=number(0.001, 0.999),
+        metavar="F",
+        help="share of the photos kept for val, for a folder without train/ and val/",
+    )
+
+
+def follow(items: Sequence[ItemT], what: str, console: Console) -> Iterator[ItemT]:
+    """Yield the items, showing progress: a bar on a terminal, a line every 30 s elsewhere."""
+    if console.is_terminal:
+        yield from track(items, what, console=console, transient=True)
+        return
+    last = time.monotonic()
+    for done, item in enumerate(items):
+        if time.monotonic() - last >= LINE_EVERY_S:
+            last = time.monotonic()
+            console.print(f"{what}: {done} of {len(items)}", markup=False, highlight=False)
+        yield item
 
 
 def load_engine(checkpoint: Path, device: str, precision: str) -> Engine:
@@ -94,11 +155,20 @@ def load_engine(checkpoint: Path, device: str, precision: str) -> Engine:
         OSError: If it cannot be read.
         UsageError: If the device does not exist.
     """
+    compute = resolve_compute(device, precision)
+    return Engine.load(checkpoint, device=str(compute.device), precision=compute.precision)
+
+
+def resolve_compute(device: str, precision: str) -> Compute:
+    """Resolve `--device` and `--precision`.
+
+    Raises:
+        UsageError: If the device does not exist.
+    """
     try:
-        choose_compute(device, precision)
+        return choose_compute(device, precision)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    return Engine.load(checkpoint, device=device, precision=precision)
 
 
 def run(main: Callable[[], int | None]) -> int:

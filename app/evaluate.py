@@ -4,17 +4,32 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from rich.console import Console
-from rich.progress import track
+from rich.markup import escape
 from rich.table import Table
 
-from app.cli import UsageError, add_checkpoint, add_data, add_device, load_engine, parser, run
+from app.cli import (
+    add_checkpoint,
+    add_data,
+    add_device,
+    add_split_options,
+    follow,
+    integer,
+    load_engine,
+    parser,
+    run,
+)
+from app.errors import UsageError
 from app.inference.engine import Engine
 from app.train.datasets import DATASETS, SPLITS, LabelledImages, open_dataset
 from app.train.metrics import ConfusionMatrix, Metrics
 from model import Card
+from model.files import write_atomically
+
+T = TypeVar("T", int, float)
 
 
 def evaluate(engine: Engine, dataset: LabelledImages, console: Console) -> Metrics:
@@ -25,10 +40,7 @@ def evaluate(engine: Engine, dataset: LabelledImages, console: Console) -> Metri
     """
     check_classes(engine.card, dataset)
     confusion = ConfusionMatrix(len(dataset.classes))
-    indices = range(len(dataset))
-    for index in track(
-        indices, "evaluating", console=console, disable=not console.is_terminal, transient=True
-    ):
+    for index in follow(range(len(dataset)), "evaluating", console):
         truth = dataset.label(index)
         prediction = engine.segment([dataset.photo(index)])[0].label_map
         if prediction.shape != truth.shape:
@@ -52,11 +64,16 @@ def check_classes(card: Card, dataset: LabelledImages) -> None:
         )
 
 
+def _choose(asked: T | None, same_dataset: bool, trained: T | None) -> T | None:
+    """Return what was asked for, else what the checkpoint was trained with."""
+    return asked if asked is not None or not same_dataset else trained
+
+
 def _table(metrics: Metrics, card: Card, title: str) -> Table:
     table = Table("class", "IU", title=title)
     table.columns[1].justify = "right"
     for info, value in zip(card.classes, metrics.iu, strict=True):
-        table.add_row(info.name, "-" if np.isnan(value) else f"{value:.4f}")
+        table.add_row(escape(info.name), "-" if np.isnan(value) else f"{value:.4f}")
     table.add_section()
     for name, value in (
         ("mean IU", metrics.mean_iu),
@@ -79,23 +96,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_checkpoint(arguments)
     add_data(arguments, DATASETS)
     arguments.add_argument("--split", choices=SPLITS, default="val", help="which part")
+    add_split_options(arguments)
     arguments.add_argument(
-        "--val-fraction", type=float, metavar="F", help="as in training, for a folder without val/"
+        "--seed",
+        type=integer(0),
+        metavar="N",
+        help="of that choice (default, like the share: those that the checkpoint was trained with)",
     )
-    arguments.add_argument("--seed", type=int, default=0, help="as in training")
     add_device(arguments)
     arguments.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
     options = arguments.parse_args(argv)
 
     def evaluate_command() -> int:
+        if options.json and not options.json.parent.is_dir():
+            raise UsageError(f"{options.json.parent}: no such folder")
+        engine = load_engine(options.checkpoint, options.device, options.precision)
+        trained = engine.card.training
+        same_dataset = trained.get("dataset") == options.dataset
         dataset = open_dataset(
             options.dataset,
             options.data,
             options.split,
-            val_fraction=options.val_fraction,
-            seed=options.seed,
+            val_fraction=_choose(options.val_fraction, same_dataset, trained.get("val_fraction")),
+            seed=_choose(options.seed, same_dataset, trained.get("seed")) or 0,
         )
-        engine = load_engine(options.checkpoint, options.device, options.precision)
         console = Console()
         metrics = evaluate(engine, dataset, console)
         title = f"{engine.card.name} on {options.dataset} {options.split}, {len(dataset)} photos"
@@ -109,7 +133,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "precision": engine.precision,
                 **metrics.to_json([info.name for info in engine.card.classes]),
             }
-            options.json.write_text(json.dumps(values, indent=2) + "\n")
+            text = json.dumps(values, indent=2) + "\n"
+            write_atomically(options.json, lambda path: path.write_text(text))
         return 0
 
     return run(evaluate_command)

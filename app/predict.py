@@ -1,8 +1,8 @@
 """`python -m app.predict`: masks for image files."""
 
 import argparse
+import functools
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,9 +11,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import track
 
-from app.cli import UsageError, add_checkpoint, add_device, load_engine, parser, run
+from app.cli import add_checkpoint, add_device, follow, load_engine, number, parser, run
+from app.errors import UsageError
 from app.inference.decode import ImageError, decode, resize, scaled_size
 from app.inference.engine import Engine
 from app.inference.render import (
@@ -23,6 +23,7 @@ from app.inference.render import (
     mask_entries,
     render_file,
 )
+from model.files import write_atomically
 
 SUFFIXES: Final = {MaskFormat.RLE: ".json", MaskFormat.ZIP: ".zip"}
 """Of everything that is no PNG."""
@@ -64,21 +65,16 @@ def _outputs(images: Sequence[Path], out: Path, mask_format: MaskFormat) -> dict
     return outputs
 
 
-def _write(path: Path, content: bytes) -> None:
-    """Write a file that is whole or not there."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+def _write(content: bytes, path: Path) -> None:
+    path.write_bytes(content)
+
+
+def _format(text: str) -> MaskFormat:
     try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _scale(text: str) -> float:
-    value = float(text)
-    if not 0.25 <= value <= 2:
-        raise argparse.ArgumentTypeError("must be from 0.25 to 2")
-    return value
+        return MaskFormat(text)
+    except ValueError:
+        known = ", ".join(MaskFormat)
+        raise argparse.ArgumentTypeError(f"{text!r} is no format; known: {known}") from None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -93,8 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.add_argument("images", type=Path, nargs="+", metavar="IMG", help="image files")
     arguments.add_argument(
         "--format",
-        type=MaskFormat,
-        choices=tuple(MaskFormat),
+        type=_format,
         metavar="FORMAT",
         default=MaskFormat.PNG,
         help="png (palette), grey, rle (JSON), overlay or zip (a binary PNG a class)",
@@ -104,7 +99,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     arguments.add_argument("--classes", metavar="A,B", help="only these, by name or index")
     arguments.add_argument(
-        "--scale", type=_scale, metavar="X", default=1.0, help="the network sees photos at this"
+        "--scale",
+        type=number(0.25, 2),
+        metavar="X",
+        default=1.0,
+        help="scale the network sees",
     )
     arguments.add_argument(
         "--scores", action="store_true", help="with rle: mean probability of each class"
@@ -122,13 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.out.mkdir(parents=True, exist_ok=True)
         console = Console(stderr=True)
         failed = 0
-        for output, image in track(
-            outputs.items(),
-            "predicting",
-            console=console,
-            disable=not console.is_terminal,
-            transient=True,
-        ):
+        for output, image in follow(list(outputs.items()), "predicting", console):
             try:
                 photo = decode(image.read_bytes(), max_pixels=MAX_PIXELS)
             except (ImageError, OSError) as error:
@@ -136,7 +129,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(f"error: {image}: {reason}", file=sys.stderr)
                 failed += 1
                 continue
-            _write(output, predict(engine, photo, image.name, options))
+            answer = predict(engine, photo, image.name, options)
+            write_atomically(output, functools.partial(_write, answer))
         print(f"{len(outputs) - failed} of {len(outputs)} masks written to {options.out}")
         return 2 if failed else 0
 

@@ -6,10 +6,9 @@ make equal files.) Nothing here can run code from a file: a stranger's checkpoin
 """
 
 import dataclasses
+import errno
 import json
-import os
 import re
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -21,9 +20,14 @@ from torch import Tensor
 
 from model.classes import MAX_CLASSES, ClassInfo
 from model.fcn import FCN, Architecture
+from model.files import write_atomically
 
 FORMAT_VERSION: Final = 1
 """Raised when a reader of today could misread a file of tomorrow."""
+
+
+NAME_PATTERN: Final = re.compile(r"[\w.:+-]{1,128}", re.ASCII)
+"""Model names go into an HTTP header and into metrics."""
 
 
 class CheckpointError(ValueError):
@@ -66,7 +70,7 @@ class Card:
             raise CheckpointError(f"its metadata lacks {error}") from None
         except (TypeError, ValueError) as error:
             raise CheckpointError(f"its metadata is wrong: {error}") from None
-        if not isinstance(name, str) or not re.fullmatch(r"[\w.:+-]{1,128}", name, re.ASCII):
+        if not isinstance(name, str) or not NAME_PATTERN.fullmatch(name):
             raise CheckpointError(f"its metadata is wrong: {name!r} is no model name")
         if not isinstance(training, dict):
             raise CheckpointError("its metadata is wrong: training is not an object")
@@ -95,8 +99,9 @@ def save_checkpoint(
         path: Where to, conventionally ending in `.safetensors`.
         net: The network; on any device.
         card: Must describe `net`.
-        dtype: Format of the kernels. `torch.bfloat16` halves the file. Vectors (biases, batch
-            norm statistics) always keep 32 bits: they are small and sensitive.
+        dtype: Format of the convolutions' kernels. `torch.bfloat16` halves the file. Biases,
+            batch norm statistics and deconvolutions always keep 32 bits: they are small, and
+            inference uses them in 32 bits.
 
     Raises:
         OSError: If the file cannot be written; nothing is left behind then.
@@ -106,7 +111,8 @@ def save_checkpoint(
     for name, tensor in net.state_dict().items():
         tensor = tensor.detach().cpu().contiguous()
         if tensor.is_floating_point():
-            tensor = tensor.to(dtype if tensor.dim() == 4 else torch.float32)
+            kernel = tensor.dim() == 4 and not name.startswith("upscore")
+            tensor = tensor.to(dtype if kernel else torch.float32)
         tensors[name] = tensor
     values = {"format_version": FORMAT_VERSION, **card.to_json()}
     values["input"] = {
@@ -116,20 +122,14 @@ def save_checkpoint(
         "std": net.std.flatten().tolist(),
     }
     metadata = {"fcn": json.dumps(values)}
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        save_file(tensors, temporary, metadata)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp's 0600 would keep a server of another user out
-        os.replace(temporary, path)
-    except SafetensorError as error:  # safetensors reports a full disk in its own way
-        Path(temporary).unlink(missing_ok=True)
-        raise OSError(f"{path}: cannot be written: {error}") from error
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+
+    def write(temporary: Path) -> None:
+        try:
+            save_file(tensors, temporary, metadata)
+        except SafetensorError as error:  # how safetensors reports a full disk
+            raise OSError(errno.EIO, f"cannot be written: {error}", str(path)) from error
+
+    write_atomically(path, write)
 
 
 def load_checkpoint(path: Path | str) -> tuple[FCN, Card]:
@@ -153,7 +153,8 @@ def load_checkpoint(path: Path | str) -> tuple[FCN, Card]:
                 net = FCN(card.architecture, len(card.classes))
             names = list(file.keys())
             _check_shapes(net, {name: tuple(file.get_slice(name).get_shape()) for name in names})
-            tensors = {name: _restore(file.get_tensor(name)) for name in names}
+            dtypes = {name: tensor.dtype for name, tensor in net.state_dict().items()}
+            tensors = {name: _restore(name, file.get_tensor(name), dtypes[name]) for name in names}
     except SafetensorError as error:
         raise CheckpointError(f"{path}: not a safetensors file, or damaged: {error}") from None
     except CheckpointError as error:
@@ -167,13 +168,13 @@ def _read_card(metadata: dict[str, str] | None) -> Card:
         raise CheckpointError("a safetensors file, but not a checkpoint of this project")
     try:
         values = json.loads(metadata["fcn"])
-    except ValueError:
+    except (ValueError, RecursionError):
         values = None
     if not isinstance(values, dict):
         raise CheckpointError("its metadata is not a JSON object")
     version = values.get("format_version")
-    if not isinstance(version, int):
-        raise CheckpointError(f"its format version {version!r} is no number")
+    if not isinstance(version, int) or version < 1:
+        raise CheckpointError(f"its format version {version!r} is no number from 1 up")
     if version > FORMAT_VERSION:
         raise CheckpointError(
             f"its format version is {version}, this program reads up to {FORMAT_VERSION}: update it"
@@ -196,5 +197,7 @@ def _check_shapes(net: FCN, found: dict[str, tuple[int, ...]]) -> None:
         raise CheckpointError(f"its tensors do not fit its architecture: {shown}{more}")
 
 
-def _restore(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.is_floating_point() else tensor
+def _restore(name: str, tensor: Tensor, expected: torch.dtype) -> Tensor:
+    if tensor.is_floating_point() != expected.is_floating_point:
+        raise CheckpointError(f"{name} holds {tensor.dtype}, not {expected}")
+    return tensor.to(expected)

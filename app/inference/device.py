@@ -28,7 +28,7 @@ class Compute(NamedTuple):
 
 
 def choose_compute(device: str = "auto", precision: str = "auto") -> Compute:
-    """Resolve what a user asked for.
+    """Resolve what a user asked for; fp32 on CUDA also switches TF32 off in this process.
 
     Args:
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
@@ -44,6 +44,11 @@ def choose_compute(device: str = "auto", precision: str = "auto") -> Compute:
         precision_reason = "as asked"
     else:
         raise ValueError(f"unknown precision {precision!r}; known: auto, {', '.join(DTYPES)}")
+    if chosen.type == "cuda" and precision == "fp32":
+        # TF32, torch's default for convolutions, keeps 10 of fp32's 23 bits.
+        torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
+        torch.backends.cuda.matmul.fp32_precision = "ieee"
+        precision_reason += ", TF32 off"
     return Compute(chosen, precision, f"{chosen}: {device_reason}; {precision}: {precision_reason}")
 
 

@@ -85,10 +85,14 @@ class Engine:
             ValueError: If the device does not exist here.
             OSError: If the file cannot be read.
         """
-        with open(checkpoint, "rb") as file:
-            version = hashlib.file_digest(file, "sha256").hexdigest()
-        net, card = load_checkpoint(checkpoint)
-        return cls(net, card, version, device=device, precision=precision)
+        while True:
+            before = _identity(checkpoint)
+            with open(checkpoint, "rb") as file:
+                version = hashlib.file_digest(file, "sha256").hexdigest()
+            net, card = load_checkpoint(checkpoint)
+            # Training may replace the file between the two: the version must be the weights'.
+            if _identity(checkpoint) == before:
+                return cls(net, card, version, device=device, precision=precision)
 
     def warm_up(self, sizes: Sequence[tuple[int, int]] = WARM_UP_SIZES) -> None:
         """Run grey photos of the given (height, width), so that first requests are not slow."""
@@ -126,6 +130,12 @@ class Engine:
             Segmentation(label_map, None if class_scores is None else class_scores[index])
             for index, label_map in enumerate(label_maps)
         ]
+
+
+def _identity(path: Path) -> tuple[int, int, int]:
+    """Return what changes when a file is replaced or written to."""
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _class_scores(logits: Tensor, best: Tensor, labels: Tensor) -> NDArray[np.float32]:

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from app.cli import UsageError
-from app.inference.decode import ImageError, decode
+from app.errors import UsageError
+from app.inference.decode import ImageError, decode, read_header
 from app.train.shapes import Drawings
 from model import VOID, ClassInfo, named_classes
 from model.classes import MAX_CLASSES
 
 DATASETS: Final = ("camvid", "folder", "shapes")
-SPLITS: Final = ("train", "val")
+SPLITS: Final = ("train", "val", "test")
 
 PHOTO_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 MAX_TRAINING_PIXELS: Final = 2**26
@@ -67,6 +67,9 @@ class LabelledImages(Protocol):
     def photo(self, index: int) -> NDArray[np.uint8]:
         """Return a photo, HxWx3 RGB."""
 
+    def photo_size(self, index: int) -> tuple[int, int]:
+        """Return a photo's (height, width) without decoding it."""
+
     def label(self, index: int) -> NDArray[np.uint8]:
         """Return its label map, HxW, 255 for void."""
 
@@ -110,6 +113,19 @@ class LabelledFiles:
             raise UsageError(f"{path}: {error}") from None
         return photo
 
+    def photo_size(self, index: int) -> tuple[int, int]:
+        """Return a photo's (height, width) from its header.
+
+        Raises:
+            UsageError: If it cannot be read.
+        """
+        path = self.pairs[index][0]
+        try:
+            header = read_header(path.read_bytes(), max_pixels=MAX_TRAINING_PIXELS)
+        except ImageError as error:
+            raise UsageError(f"{path}: {error}") from None
+        return header.height, header.width
+
     def label(self, index: int) -> NDArray[np.uint8]:
         """Return a label map, HxW, 255 for void.
 
@@ -134,11 +150,7 @@ def load_sample(dataset: LabelledImages, index: int) -> Sample:
         UsageError: If the two differ in size, or either cannot be read.
     """
     photo, label = dataset.photo(index), dataset.label(index)
-    if photo.shape[:2] != label.shape:
-        raise UsageError(
-            f"{dataset.names[index]} is {photo.shape[1]}x{photo.shape[0]}, "
-            f"its label map is {label.shape[1]}x{label.shape[0]}"
-        )
+    _check_sizes(dataset.names[index], photo.shape[:2], label.shape)
     return Sample(torch.from_numpy(photo).permute(2, 0, 1), torch.from_numpy(label))
 
 
@@ -155,16 +167,18 @@ def open_dataset(
     Args:
         name: `camvid`, `folder` or `shapes`.
         data: Folder that holds it; `shapes` needs none.
-        split: `train` or `val`.
+        split: `train`, `val` or `test`.
         val_fraction: For `folder` without `train/` and `val/`: share of the photos that is kept
             for val.
-        seed: Which photos those are, and which drawings `shapes` draws.
+        seed: Which photos those are.
 
     Raises:
         UsageError: If something is missing or does not fit; the message says what and where.
     """
+    if val_fraction is not None and (name != "folder" or not _is_unsplit(data)):
+        raise UsageError("--val-fraction is for a folder with images/ and no train/ and val/")
     if name == "shapes":
-        return Drawings(split, seed=seed)
+        return Drawings(split)
     if data is None:
         raise UsageError(f"--dataset {name} needs --data DIR")
     if not data.is_dir():
@@ -176,9 +190,15 @@ def open_dataset(
     return _open_folder(data, split, val_fraction, seed)
 
 
+def _is_unsplit(data: Path | None) -> bool:
+    return data is not None and (data / "images").is_dir()
+
+
 def _open_folder(data: Path, split: str, val_fraction: float | None, seed: int) -> LabelledFiles:
     classes = read_classes(data / "classes.txt")
-    if (data / "images").is_dir():
+    if _is_unsplit(data):
+        if split == "test":
+            raise UsageError(f"{data} has no test split: only train and val are drawn from images/")
         if val_fraction is None:
             raise UsageError(
                 f"{data} has no train/ and val/: give the share for val, as in --val-fraction 0.2"
@@ -207,7 +227,11 @@ def read_classes(path: Path) -> tuple[ClassInfo, ...]:
     """
     if not path.is_file():
         raise UsageError(f"{path}: no such file; it has a class name a line, optionally R G B")
-    lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # Windows' editor begins files with a mark
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: not UTF-8 text: {error}") from None
+    lines = [line.split() for line in text.splitlines() if line.strip()]
     if not 1 <= len(lines) <= MAX_CLASSES:
         raise UsageError(f"{path}: {len(lines)} classes; 1 to {MAX_CLASSES} are possible")
     defaults = named_classes([str(index) for index in range(len(lines))])
@@ -232,15 +256,26 @@ def read_classes(path: Path) -> tuple[ClassInfo, ...]:
 
 
 def class_pixels(dataset: LabelledImages) -> NDArray[np.int64]:
-    """Count the labelled pixels of each class, C values, reading every label map once.
+    """Count the labelled pixels of each class, C values, after a look at every sample.
+
+    Every label map is read whole and every photo's header, so that a file that cannot be used is
+    found before training begins and not hours into it.
 
     Raises:
-        UsageError: If a label map cannot be read or has a label outside the classes.
+        UsageError: If a file cannot be read, a label lies outside the classes, or a photo and
+            its labels differ in size.
     """
     counts = np.zeros(256, np.int64)
     for index in range(len(dataset)):
-        counts += np.bincount(dataset.label(index).ravel(), minlength=256)
+        label = dataset.label(index)
+        _check_sizes(dataset.names[index], dataset.photo_size(index), label.shape)
+        counts += np.bincount(label.ravel(), minlength=256)
     return counts[: len(dataset.classes)]
+
+
+def _check_sizes(name: str, photo: tuple[int, ...], label: tuple[int, ...]) -> None:
+    if photo != label:
+        raise UsageError(f"{name} is {photo[1]}x{photo[0]}, its label map is {label[1]}x{label[0]}")
 
 
 def _photos_by_stem(folder: Path) -> dict[str, Path]:

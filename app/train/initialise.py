@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Final
 
-from app.cli import UsageError
+from app.errors import UsageError
 from model import FCN, Architecture, ClassInfo, load_checkpoint
 from model.backbones import VGG16_HEAD_WIDTH, imagenet_classifier, load_classifier
 from model.fcn import CLASSWISE_PREFIXES
@@ -46,39 +46,45 @@ def build_network(
 
     Raises:
         CheckpointError: If `init_from` is no checkpoint.
-        UsageError: If ImageNet weights are asked for and cannot be had.
+        UsageError: If ImageNet weights are asked for and cannot be had, or the network cannot
+            be built as asked.
     """
     if start.init_from is not None:
         source, card = load_checkpoint(start.init_from)
-        net = FCN(_architecture(start, card.architecture), len(classes), dropout=dropout)
-        return net, _copy_weights(source, net, same_classes=card.classes == classes)
+        net = _build(start, card.architecture, len(classes), dropout)
+        same_classes = [info.name for info in card.classes] == [info.name for info in classes]
+        return net, _copy_weights(source, net, same_classes=same_classes)
     backbone = start.backbone or "vgg16_bn"
-    architecture = Architecture(
+    paper_head = start.head_width is None or start.head_width == VGG16_HEAD_WIDTH
+    default = Architecture(
         backbone=backbone,
         head_width=VGG16_HEAD_WIDTH if start.pretrained else NARROW_HEAD,
         # The classifier's fc6 and fc7 were trained without norms; random ones need them.
-        head_norm=backbone == "vgg16_bn" and not start.pretrained,
+        head_norm=backbone == "vgg16_bn" and not (start.pretrained and paper_head),
     )
-    net = FCN(_architecture(start, architecture), len(classes), dropout=dropout)
+    net = _build(start, default, len(classes), dropout)
     if not start.pretrained:
         return net, ["weights: random"]
     try:
         classifier = imagenet_classifier(backbone)
     except OSError as error:
         raise UsageError(f"--pretrained: torchvision cannot fetch the weights: {error}") from error
-    missing = load_classifier(net.trunk, classifier)
-    note = f"weights: ImageNet, {backbone}; random: {', '.join([*missing, 'norms of the head'])}"
-    return net, [note if missing else f"weights: ImageNet, {backbone}"]
+    new = [*load_classifier(net.trunk, classifier), "score layers"]
+    return net, [f"weights: ImageNet, {backbone}; newly initialised: {', '.join(new)}"]
 
 
-def _architecture(start: Start, default: Architecture) -> Architecture:
-    """Return `default` with everything replaced that the user named."""
+def _build(start: Start, default: Architecture, num_classes: int, dropout: float) -> FCN:
+    """Build `default` with everything replaced that the user named."""
     asked = {
         field.name: getattr(start, field.name)
         for field in fields(Architecture)
         if getattr(start, field.name, None) is not None
     }
-    return replace(default, **asked)
+    try:
+        architecture = replace(default, **asked)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    return FCN(architecture, num_classes, dropout=dropout)
 
 
 def _copy_weights(source: FCN, target: FCN, *, same_classes: bool) -> list[str]:
@@ -92,7 +98,12 @@ def _copy_weights(source: FCN, target: FCN, *, same_classes: bool) -> list[str]:
             copied.append(name)
         else:
             left.append(name)
-    lines = [f"weights: {len(copied)} tensors copied"]
+    lines = [f"weights: copied: {', '.join(_layers(copied)) or 'nothing'}"]
     if left:
-        lines.append(f"weights: not copied, so newly initialised: {', '.join(left)}")
+        lines.append(f"weights: not copied, newly initialised: {', '.join(_layers(left))}")
     return lines
+
+
+def _layers(tensors: list[str]) -> list[str]:
+    """Name the layers that tensors belong to, each once; mean and std are their own."""
+    return list(dict.fromkeys(name.rpartition(".")[0] or name for name in tensors))

@@ -2,7 +2,7 @@
 
 import time
 from types import TracebackType
-from typing import Any, Final
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -14,8 +14,7 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bar
 
-LINE_EVERY_S: Final = 30.0
-"""Seconds between plain lines, so that a log of hours stays readable."""
+from app.cli import LINE_EVERY_S
 
 
 class Progress:

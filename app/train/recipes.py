@@ -9,8 +9,8 @@ class Recipe:
     """How to train.
 
     Attributes:
-        epochs: Passes over the training photos; `max_steps` may end the last one early.
-        max_steps: Optimiser steps after which training ends, 0 for no such limit.
+        epochs: Passes over the training photos.
+        max_steps: Optimiser steps after which training ends even so; 0 for no such limit.
         batch_size: Photos a step.
         crop: (height, width) in pixels that a step sees of each photo.
         scale: Range of the random scale before the crop.
@@ -62,12 +62,11 @@ RECIPES: Final = {
     ),
     "shapes": replace(
         DEFAULT,
-        epochs=20,
-        crop=(96, 128),
+        epochs=40,
+        crop=(64, 96),
         scale=(0.9, 1.1),
         color_jitter=0.1,
-        class_weighting=0.0,
         dropout=0.1,
-        val_every=5,
+        val_every=10,
     ),
 }

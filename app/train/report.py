@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from app.train.datasets import LabelledImages
 from model import VOID, ClassInfo
+from model.files import write_atomically
 
 SAMPLES: Final = 4
 """Photos on the sample sheet, spread evenly over val."""
@@ -42,7 +43,7 @@ def draw_curves(history: Sequence[dict[str, Any]], path: Path) -> None:
         labels.append(label)
     left.legend(handles, labels, loc="upper center", ncols=3, bbox_to_anchor=(0.5, 1.12))
     left.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
+    _save(figure, path, dpi=120)
 
 
 def draw_samples(
@@ -69,15 +70,23 @@ def draw_samples(
         titles = (dataset.names[index], "truth (void black)", "prediction")
         for axis, picture, title in zip(row, pictures, titles, strict=True):
             axis.imshow(picture, interpolation="nearest")
-            axis.set_title(title, fontsize=9)
+            axis.set_title(title, fontsize=9, parse_math=False)
             axis.set_axis_off()
     key = [
         figure.axes[0].scatter([], [], marker="s", s=60, color=info.hex_color)
         for info in dataset.classes
     ]
     names = [info.name for info in dataset.classes]
-    figure.legend(key, names, loc="outside lower center", ncols=min(len(names), 8), fontsize=9)
-    figure.savefig(path, dpi=100)
+    legend = figure.legend(
+        key, names, loc="outside lower center", ncols=min(len(names), 8), fontsize=9
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    _save(figure, path, dpi=100)
+
+
+def _save(figure: Figure, path: Path, *, dpi: int) -> None:
+    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=dpi, format="png"))
 
 
 def colorize(label_map: NDArray[np.uint8], classes: Sequence[ClassInfo]) -> NDArray[np.uint8]:

@@ -1,17 +1,16 @@
 """The folder of one training run; every file in it is whole at any moment."""
 
 import dataclasses
+import errno
 import json
-import os
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from app.cli import UsageError
+from app.errors import UsageError
 from model import FCN, Card, save_checkpoint
+from model.files import write_atomically
 
 
 class RunFolder:
@@ -43,7 +42,7 @@ class RunFolder:
             )
         self.path.mkdir(parents=True, exist_ok=True)
         text = json.dumps(config, indent=2) + "\n"
-        _write_atomically(self.config, lambda path: path.write_text(text))
+        write_atomically(self.config, lambda path: path.write_text(text))
 
     def read_config(self) -> dict[str, Any]:
         """Return what `create` wrote.
@@ -53,7 +52,10 @@ class RunFolder:
         """
         if not self.config.is_file():
             raise UsageError(f"{self.path} holds no run: there is no {self.config.name}")
-        values: dict[str, Any] = json.loads(self.config.read_text())
+        try:
+            values: dict[str, Any] = json.loads(self.config.read_text())
+        except ValueError as error:
+            raise UsageError(f"{self.config}: damaged: {error}") from None
         return values
 
     def save_best(self, net: FCN, card: Card, line: dict[str, Any]) -> None:
@@ -64,8 +66,19 @@ class RunFolder:
         )
 
     def save_state(self, state: dict[str, Any]) -> None:
-        """Write `last.pt`."""
-        _write_atomically(self.last, lambda path: torch.save(state, path))
+        """Write `last.pt`.
+
+        Raises:
+            OSError: If it cannot be written; the one before it is still there then.
+        """
+
+        def write(path: Path) -> None:
+            try:
+                torch.save(state, path)
+            except RuntimeError as error:  # how torch reports a full disk
+                raise OSError(errno.EIO, f"cannot be written: {error}", str(self.last)) from error
+
+        write_atomically(self.last, write)
 
     def load_state(self) -> dict[str, Any] | None:
         """Return what `save_state` wrote last, or None if the run had not come that far.
@@ -78,26 +91,13 @@ class RunFolder:
         try:
             state: dict[str, Any] = torch.load(self.last, map_location="cpu", weights_only=True)
         except Exception as error:  # torch.load raises what its many readers raise
-            raise UsageError(f"{self.last}: cannot be read: {error}") from error
+            raise UsageError(
+                f"{self.last}: damaged, so this run cannot go on; "
+                f"{self.best.name} can still be used, also with --init-from"
+            ) from error
         return state
 
     def save_history(self, history: list[dict[str, Any]]) -> None:
         """Write `metrics.jsonl`, a line an epoch."""
         text = "".join(json.dumps(line) + "\n" for line in history)
-        _write_atomically(self.metrics, lambda path: path.write_text(text))
-
-
-def _write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a new file beside `path`, then put it in its place."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+        write_atomically(self.metrics, lambda path: path.write_text(text))

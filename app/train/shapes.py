@@ -20,21 +20,20 @@ COUNTS: Final = {"train": 256, "val": 32, "test": 32}
 
 
 class Drawings:
-    """Circles, squares and triangles of any colour on noisy, shaded ground.
+    """Bright circles, squares and triangles on dark, noisy, shaded ground.
 
-    Drawing i of a split is the same in every run with the same seed. Colour says nothing about
-    the class, so a network has to learn shape.
+    Drawing i of a split is the same in every run. Colour tells shapes from
+    the ground but not from each other, so a network has to learn form.
 
     Args:
         split: `train`, `val` or `test`; they share no drawing.
-        seed: Another seed gives other drawings.
         size: (height, width) in pixels.
     """
 
     classes = SHAPE_CLASSES
 
-    def __init__(self, split: str, *, seed: int = 0, size: tuple[int, int] = (96, 128)) -> None:
-        self._key = (seed, list(COUNTS).index(split))
+    def __init__(self, split: str, *, size: tuple[int, int] = (64, 96)) -> None:
+        self._split = list(COUNTS).index(split)
         self._size = size
         self.names = [f"{split}-{index:03d}" for index in range(COUNTS[split])]
 
@@ -46,25 +45,29 @@ class Drawings:
         """Return drawing `index`, HxWx3."""
         return self._draw(index)[0]
 
+    def photo_size(self, index: int) -> tuple[int, int]:
+        """Return the (height, width) of drawing `index`."""
+        return self._size
+
     def label(self, index: int) -> NDArray[np.uint8]:
         """Return the labels of drawing `index`, HxW."""
         return self._draw(index)[1]
 
     def _draw(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        random = np.random.default_rng((*self._key, index))
+        random = np.random.default_rng((self._split, index))
         height, width = self._size
-        photo = Image.new("RGB", (width, height), _color(random))
+        photo = Image.new("RGB", (width, height), _color(random, 20, 110))
         label = Image.new("L", (width, height), 0)
-        for _ in range(random.integers(2, 6)):
+        for _ in range(random.integers(2, 5)):
             kind = int(random.integers(1, len(SHAPE_CLASSES)))
-            radius = random.uniform(0.12, 0.3) * min(height, width)
+            radius = random.uniform(0.2, 0.4) * min(height, width)
             outline = _outline(
                 kind,
                 center=(random.uniform(0, width), random.uniform(0, height)),
                 radius=radius,
                 angle=random.uniform(0, 2 * math.pi),
             )
-            ImageDraw.Draw(photo).polygon(outline, fill=_color(random))
+            ImageDraw.Draw(photo).polygon(outline, fill=_color(random, 120, 236))
             ImageDraw.Draw(label).polygon(outline, fill=kind)
         shade = np.linspace(random.uniform(-40, 40), random.uniform(-40, 40), width)
         noise = random.normal(0, 8, (height, width, 3)) + shade[:, None]
@@ -82,6 +85,6 @@ def _outline(
     return [(x + radius * math.cos(turn), y + radius * math.sin(turn)) for turn in turns]
 
 
-def _color(random: np.random.Generator) -> tuple[int, int, int]:
-    red, green, blue = (int(value) for value in random.integers(20, 236, 3))
+def _color(random: np.random.Generator, low: int, high: int) -> tuple[int, int, int]:
+    red, green, blue = (int(value) for value in random.integers(low, high, 3))
     return red, green, blue

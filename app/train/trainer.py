@@ -20,16 +20,17 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
+from app.errors import UsageError
 from app.inference.device import Compute
-from app.train.datasets import LabelledImages, load_sample
-from app.train.metrics import ConfusionMatrix, Metrics
+from app.train.datasets import LabelledImages
+from app.train.metrics import ConfusionMatrix
 from app.train.progress import Progress
 from app.train.recipes import Recipe
 from app.train.run_folder import RunFolder
 from app.train.transforms import AugmentedSamples, epoch_batches, training_transform
 from model import FCN, VOID, Card
 
-FLOOR: Final = 1e-3
+LEARNING_RATE_FLOOR: Final = 1e-3
 """Learning rate at the end, as a share of its peak."""
 
 
@@ -46,10 +47,11 @@ def learning_rate_factor(step: int, steps: int, warmup: float) -> float:
     if step < rising:
         return (step + 1) / rising
     progress = (step - rising) / max(1, steps - rising)
-    return FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * progress))
+    cosine = 0.5 * (1 + math.cos(math.pi * progress))
+    return LEARNING_RATE_FLOOR + (1 - LEARNING_RATE_FLOOR) * cosine
 
 
-def class_weights(pixels: np.ndarray[Any, np.dtype[np.int64]], constant: float) -> Tensor:
+def balanced_weights(pixels: np.ndarray[Any, np.dtype[np.int64]], constant: float) -> Tensor:
     """Return the ENet paper's class weights 1 / ln(c + frequency), scaled to a mean of 1.
 
     Args:
@@ -85,7 +87,7 @@ class Trainer:
         recipe: How to train.
         train: Training split.
         val: Split on which the best weights are chosen.
-        weights: Class weights of the loss, C values.
+        class_weights: Of the loss, C values.
         compute: Device and precision (`fp32` or `bf16`).
         folder: Where results go.
         card: Describes the network; validation figures are added when it is saved.
@@ -100,7 +102,7 @@ class Trainer:
         train: LabelledImages,
         val: LabelledImages,
         *,
-        weights: Tensor,
+        class_weights: Tensor,
         compute: Compute,
         folder: RunFolder,
         card: Card,
@@ -115,7 +117,7 @@ class Trainer:
         self.seed = seed
         self.workers = workers
         self.net = net.to(compute.device).to(memory_format=torch.channels_last)
-        self.weights = weights.to(compute.device)
+        self.class_weights = class_weights.to(compute.device)
         self.optimizer = _adamw(self.net, recipe)
         self.averaged = (
             AveragedModel(self.net, multi_avg_fn=_ema(recipe.ema), use_buffers=True)
@@ -127,7 +129,9 @@ class Trainer:
         )
         self.samples = AugmentedSamples(train, transform, seed)
         self.steps_per_epoch = -(-len(train) // recipe.batch_size)
-        self.steps = recipe.max_steps or recipe.epochs * self.steps_per_epoch
+        self.steps = recipe.epochs * self.steps_per_epoch
+        if recipe.max_steps:
+            self.steps = min(self.steps, recipe.max_steps)
         self.epochs = -(-self.steps // self.steps_per_epoch)
         self.step = 0
         self.loss_sum = 0.0
@@ -146,12 +150,10 @@ class Trainer:
             InterruptedRunError: On Ctrl-C or SIGTERM, after the state was saved for `--resume`.
             FloatingPointError: If the loss is no longer finite; the message names the step.
         """
-        with _stop_requested() as stop:
-            for epoch in range(self.step // self.steps_per_epoch, self.epochs):
+        with _stop_requested(progress.say) as stop:
+            for epoch in range(len(self.history), self.epochs):
                 self._train_epoch(epoch, progress, stop)
-                self._finish_epoch(epoch, progress)
-                if stop.is_set() and self.step < self.steps:
-                    raise InterruptedRunError
+                self._finish_epoch(epoch, progress, stop)
 
     def _train_epoch(self, epoch: int, progress: Progress, stop: threading.Event) -> None:
         started = self.step
@@ -181,7 +183,7 @@ class Trainer:
                 loss=loss,
                 images_per_second=done * self.recipe.batch_size / (time.monotonic() - clock),
             )
-            if stop.is_set() and first + done < last:
+            if stop.is_set():
                 self.folder.save_state(self.state())
                 raise InterruptedRunError
 
@@ -194,12 +196,20 @@ class Trainer:
             # A generator of its own: the loader draws from it, and the global one belongs to
             # dropout, whose sequence must not depend on how often loaders were made.
             generator=torch.Generator(),
+            worker_init_fn=_ignore_signals,
         )
-        for photos, labels in loader:
-            yield (
-                photos.to(self.compute.device, non_blocking=True),
-                labels.to(self.compute.device, torch.long, non_blocking=True),
-            )
+        try:
+            for photos, labels in loader:
+                yield (
+                    photos.to(self.compute.device, non_blocking=True),
+                    labels.to(self.compute.device, torch.long, non_blocking=True),
+                )
+        except UsageError as error:
+            # From a worker it comes as text, with a traceback above the message.
+            message = str(error).strip().splitlines()[-1]
+            raise UsageError(
+                message.removeprefix(f"{UsageError.__module__}.UsageError: ")
+            ) from None
 
     def _train_step(self, photos: Tensor, labels: Tensor) -> float:
         self.net.train()
@@ -208,7 +218,7 @@ class Trainer:
             group["lr"] = self.recipe.learning_rate * factor
         with self._autocast():
             logits = self.net(photos.contiguous(memory_format=torch.channels_last))
-        loss = segmentation_loss(logits, labels, self.weights)
+        loss = segmentation_loss(logits, labels, self.class_weights)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -221,23 +231,28 @@ class Trainer:
             self.compute.device.type, torch.bfloat16, enabled=self.compute.precision == "bf16"
         )
 
-    def _finish_epoch(self, epoch: int, progress: Progress) -> None:
+    def _finish_epoch(self, epoch: int, progress: Progress, stop: threading.Event) -> None:
         line: dict[str, Any] = {
             "epoch": epoch + 1,
             "step": self.step,
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "loss": self.loss_sum / (self.step - epoch * self.steps_per_epoch),
         }
-        self.loss_sum = 0.0
         if (epoch + 1) % self.recipe.val_every == 0 or epoch + 1 == self.epochs:
-            metrics = self.validate()
-            best = self.best
-            line["val"] = metrics.to_json([info.name for info in self.card.classes])
-            if metrics.mean_iu > best:
+            self.folder.save_state(self.state())  # validation may take long and be stopped
+            confusion = ConfusionMatrix(len(self.card.classes))
+            for index in range(len(self.val)):
+                confusion.update(self.val.label(index), self.predict(index))
+                if stop.is_set():
+                    raise InterruptedRunError
+            line["val"] = confusion.metrics().to_json([info.name for info in self.card.classes])
+            if (line["val"]["mean_iu"] or 0.0) > self.best:
                 self.folder.save_best(self.weights_to_keep(), self.card, line)
+        self.loss_sum = 0.0
         self.history.append(line)
-        self.folder.save_state(self.state())
+        # The state last: it says that everything before it is there.
         self.folder.save_history(self.history)
+        self.folder.save_state(self.state())
         progress.epoch(line, self.epochs, best=self.best)
 
     def weights_to_keep(self) -> FCN:
@@ -254,20 +269,14 @@ class Trainer:
     def predict(self, index: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """Return the label map, HxW, of whole photo `index` of val."""
         net = self.weights_to_keep().eval()
-        photo = load_sample(self.val, index).photo[None].to(self.compute.device)
+        # HxWx3 in memory is channels-last already: permuting it costs nothing.
+        photo = torch.from_numpy(self.val.photo(index)).to(self.compute.device).permute(2, 0, 1)
         with self._autocast():
-            logits = net(photo.contiguous(memory_format=torch.channels_last))
+            logits = net(photo[None])
         prediction: np.ndarray[Any, np.dtype[np.uint8]] = (
             logits.argmax(1)[0].to(torch.uint8).cpu().numpy()
         )
         return prediction
-
-    def validate(self) -> Metrics:
-        """Measure the weights to keep on whole photos of val."""
-        confusion = ConfusionMatrix(len(self.card.classes))
-        for index in range(len(self.val)):
-            confusion.update(self.val.label(index), self.predict(index))
-        return confusion.metrics()
 
     def state(self) -> dict[str, Any]:
         """Return everything that `load_state` needs to go on exactly."""
@@ -322,8 +331,14 @@ def _adamw(net: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
     )
 
 
+def _ignore_signals(worker: int) -> None:
+    """Leave Ctrl-C and SIGTERM, which reach the whole process group, to the main process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
 @contextmanager
-def _stop_requested() -> Iterator[threading.Event]:
+def _stop_requested(say: Callable[[str], None]) -> Iterator[threading.Event]:
     """Yield an event that Ctrl-C or SIGTERM sets; a second Ctrl-C interrupts at once.
 
     A step is never cut in half: its state would be neither the old nor the new one.
@@ -337,6 +352,7 @@ def _stop_requested() -> Iterator[threading.Event]:
         if event.is_set():
             raise KeyboardInterrupt
         event.set()
+        say("stopping after this step; once more to stop at once")
 
     previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -93,12 +94,17 @@ class AugmentedSamples(Dataset[Sample]):
         epoch, index = key
         sample = load_sample(self.dataset, index)
         with torch.random.fork_rng(devices=[]):
-            # 2^20 epochs and samples fit without two keys meeting.
-            torch.manual_seed((self.seed << 40) + (epoch << 20) + index)
+            # Not torch.manual_seed: it would reseed CUDA's generators as well.
+            torch.default_generator.manual_seed(_mix(self.seed, epoch, index))
             photo, label = self.transform(
                 tv_tensors.Image(sample.photo), tv_tensors.Mask(sample.label)
             )
         return Sample(photo.as_subclass(Tensor), label.as_subclass(Tensor))
+
+
+def _mix(*numbers: int) -> int:
+    """Return a 32-bit seed that depends on all of the numbers; torch uses no more bits."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def epoch_batches(
@@ -109,7 +115,7 @@ def epoch_batches(
     A last batch that would be incomplete is filled up from the start of the order: batch norm
     gets equal batches and no sample is left out.
     """
-    generator = torch.Generator().manual_seed((seed << 20) + epoch)
+    generator = torch.Generator().manual_seed(_mix(seed, epoch))
     order = torch.randperm(count, generator=generator).tolist()
     batches = -(-count // batch_size)
     keys = [(epoch, order[position % count]) for position in range(batches * batch_size)]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.cli import UsageError
+from app.errors import UsageError
 from app.train.datasets import (
     CAMVID_CLASSES,
     class_pixels,

@@ -8,7 +8,9 @@ import pytest
 import torch
 from rich.console import Console
 
+from app.errors import UsageError
 from app.inference.device import choose_compute
+from app.train.metrics import ConfusionMatrix
 from app.train.progress import Progress
 from app.train.recipes import Recipe
 from app.train.run_folder import RunFolder
@@ -16,7 +18,7 @@ from app.train.shapes import Drawings
 from app.train.trainer import (
     InterruptedRunError,
     Trainer,
-    class_weights,
+    balanced_weights,
     learning_rate_factor,
     segmentation_loss,
 )
@@ -28,6 +30,13 @@ class FewDrawings(Drawings):
 
     def __len__(self) -> int:
         return 6
+
+
+class BrokenDrawings(FewDrawings):
+    def photo(self, index):
+        if index == 3:
+            raise UsageError("three.png: broken")
+        return super().photo(index)
 
 
 RECIPE = Recipe(
@@ -43,7 +52,7 @@ def make_trainer(path: Path, recipe: Recipe = RECIPE) -> Trainer:
         recipe,
         FewDrawings("train"),
         FewDrawings("val", size=(40, 48)),
-        weights=torch.ones(4),
+        class_weights=torch.ones(4),
         compute=choose_compute("cpu", "fp32"),
         folder=RunFolder(path, dtype=torch.float32),
         card=Card("tiny", architecture, Drawings.classes),
@@ -107,7 +116,46 @@ def test_best_is_the_average_that_was_validated(tmp_path: Path, progress: Progre
     assert card.training["val"] == best["val"]
     assert card.training["epoch"] == best["epoch"]
     trainer.use_weights(net)
-    assert trainer.validate().mean_iu == pytest.approx(best["val"]["mean_iu"], abs=1e-6)
+    confusion = ConfusionMatrix(4)
+    for index in range(len(trainer.val)):
+        confusion.update(trainer.val.label(index), trainer.predict(index))
+    assert confusion.metrics().mean_iu == pytest.approx(best["val"]["mean_iu"], abs=1e-6)
+
+
+def test_workers_change_nothing_and_their_errors_are_one_line(
+    tmp_path: Path, progress: Progress
+) -> None:
+    trainer = make_trainer(tmp_path)
+    keys = [[(0, 1), (0, 2)], [(0, 0), (0, 3)]]
+    here = list(trainer._load(keys))
+    trainer.workers = 2
+    there = list(trainer._load(keys))
+    assert all(
+        torch.equal(a, b)
+        for x, y in zip(here, there, strict=True)
+        for a, b in zip(x, y, strict=True)
+    )
+    trainer.samples.dataset = BrokenDrawings("train")
+    with pytest.raises(UsageError, match=r"^three\.png: broken$"):
+        list(trainer._load(keys))
+
+
+def test_without_averaging_the_network_itself_is_kept(tmp_path: Path, progress: Progress) -> None:
+    trainer = make_trainer(tmp_path, Recipe(**(vars(RECIPE) | {"ema": 0, "max_steps": 2})))
+    trainer.run(progress)
+    net, _ = load_checkpoint(tmp_path / "best.safetensors")
+    assert torch.equal(net.trunk.fc7.weight, trainer.net.trunk.fc7.weight)
+
+
+def test_weight_decay_is_for_kernels_alone(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path)
+    decay = {
+        id(parameter): group["weight_decay"]
+        for group in trainer.optimizer.param_groups
+        for parameter in group["params"]
+    }
+    for name, parameter in trainer.net.named_parameters():
+        assert decay[id(parameter)] == (0 if parameter.dim() == 1 else RECIPE.weight_decay), name
 
 
 def test_max_steps_ends_within_an_epoch_and_still_validates(
@@ -164,7 +212,7 @@ def test_loss_of_an_all_void_batch_is_zero_not_nan() -> None:
 
 def test_class_weights_are_enets() -> None:
     pixels = np.array([900, 90, 10])
-    weights = class_weights(pixels, 1.02)
+    weights = balanced_weights(pixels, 1.02)
     raw = [1 / math.log(1.02 + share) for share in (0.9, 0.09, 0.01)]
     assert weights.tolist() == pytest.approx([value / (sum(raw) / 3) for value in raw])
-    assert class_weights(pixels, 0).tolist() == [1, 1, 1]
+    assert balanced_weights(pixels, 0).tolist() == [1, 1, 1]

@@ -1,0 +1,124 @@
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from app.inference.engine import Engine, fold_batch_norms
+from model import FCN, Architecture, Card, named_classes, save_checkpoint
+
+ARCHITECTURE = Architecture(head_width=16, head_norm=True)
+CARD = Card("random", ARCHITECTURE, named_classes(["a", "b", "c"]))
+
+
+@pytest.fixture(scope="module")
+def net() -> FCN:
+    """A network whose norms have seen data and whose masks have several classes."""
+    torch.manual_seed(0)
+    net = FCN(ARCHITECTURE, 3)
+    for layer in (net.score_fc7, net.score_pool4, net.score_pool3):
+        nn.init.normal_(layer.weight, std=0.1)
+    with torch.no_grad():
+        net.train()(torch.randint(0, 256, (2, 3, 96, 96), dtype=torch.uint8))
+        for module in net.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.uniform_(module.weight, 0.5, 1.5)
+                nn.init.normal_(module.bias, std=0.1)
+    return net.eval()
+
+
+def engine(net: FCN, precision: str = "fp32", device: str = "cpu") -> Engine:
+    return Engine(net, CARD, "0" * 64, device=device, precision=precision)
+
+
+def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Blocks of random colours: more like a photo than noise, with edges and areas."""
+    random = np.random.default_rng(seed)
+    blocks = random.integers(0, 256, (-(-height // 8), -(-width // 8), 3), np.uint8)
+    return np.kron(blocks, np.ones((8, 8, 1), np.uint8))[:height, :width].copy()
+
+
+@torch.no_grad()
+def logits_of(net: FCN, image: np.ndarray) -> torch.Tensor:
+    return net(torch.from_numpy(image).permute(2, 0, 1)[None])
+
+
+@torch.no_grad()
+def test_folding_keeps_the_numbers_and_leaves_no_norm(net: FCN) -> None:
+    folded = fold_batch_norms(net)
+    assert not [m for m in folded.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+    image = photo(70, 90)
+    expected = logits_of(net, image)
+    assert expected.std() > 0.01
+    assert torch.allclose(logits_of(folded, image), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_label_map_is_the_best_class_of_every_pixel(net: FCN) -> None:
+    image = photo(45, 61)
+    expected = logits_of(net, image).argmax(1)[0].numpy()
+    (segmentation,) = engine(net).segment([image])
+    assert segmentation.label_map.dtype == np.uint8
+    assert len(np.unique(expected)) > 1
+    assert np.mean(segmentation.label_map == expected) >= 0.999
+    assert segmentation.scores is None
+
+
+def test_a_batch_gives_what_its_photos_give_alone(net: FCN) -> None:
+    ready = engine(net)
+    photos = [photo(40, 56, seed) for seed in range(5)]
+    for image, together in zip(photos, ready.segment(photos), strict=True):
+        assert np.mean(ready.segment([image])[0].label_map == together.label_map) >= 0.9999
+
+
+def test_bf16_keeps_the_mask(net: FCN) -> None:
+    image = photo(96, 128)
+    exact = engine(net).segment([image])[0].label_map
+    assert np.mean(engine(net, "bf16").segment([image])[0].label_map == exact) >= 0.98
+
+
+def test_a_mask_of_another_size_comes_from_interpolated_logits(net: FCN) -> None:
+    image = photo(40, 56)
+    logits = F.interpolate(logits_of(net, image), (80, 100), mode="bilinear", align_corners=False)
+    (segmentation,) = engine(net).segment([image], size=(80, 100))
+    assert segmentation.label_map.shape == (80, 100)
+    assert np.mean(segmentation.label_map == logits.argmax(1)[0].numpy()) >= 0.999
+
+
+def test_scores_are_mean_probabilities_over_each_classs_own_pixels(net: FCN) -> None:
+    photos = [photo(40, 56, seed) for seed in (1, 2)]
+    for image, segmentation in zip(photos, engine(net).segment(photos, scores=True), strict=True):
+        probability, labels = logits_of(net, image).softmax(1).max(1)
+        assert segmentation.scores is not None
+        for index in range(3):
+            own = probability[labels == index]
+            if len(own):
+                assert segmentation.scores[index] == pytest.approx(own.mean().item(), abs=1e-3)
+            else:
+                assert np.isnan(segmentation.scores[index])
+
+
+def test_load_takes_the_files_hash_as_version(net: FCN, tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    save_checkpoint(path, net, CARD)
+    loaded = Engine.load(path, device="cpu", precision="fp32")
+    assert loaded.version == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert loaded.card == CARD
+    loaded.warm_up([(16, 16)])
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 70), (33, 2)])
+def test_smallest_photos_have_masks(net: FCN, shape: tuple[int, int]) -> None:
+    assert engine(net).segment([photo(*shape)])[0].label_map.shape == shape
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize(("precision", "share"), [("fp32", 0.9999), ("bf16", 0.98)])
+def test_cuda_gives_the_masks_of_the_cpu(net: FCN, precision: str, share: float) -> None:
+    image = photo(180, 240)
+    expected = engine(net).segment([image])[0].label_map
+    found = engine(net, precision, "cuda").segment([image])[0].label_map
+    assert np.mean(found == expected) >= share

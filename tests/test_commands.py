@@ -1,0 +1,154 @@
+"""`fcn`, evaluate and predict: what they print, write and refuse."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from app import __main__ as fcn
+from app import evaluate, predict
+from model import FCN, Architecture, Card, named_classes, save_checkpoint
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network that says class 1 everywhere."""
+    architecture = Architecture(head_width=8, head_norm=True)
+    net = FCN(architecture, 2)
+    net.score_fc7.bias = torch.nn.Parameter(torch.tensor([0.0, 1.0]))
+    path = tmp_path_factory.mktemp("checkpoint") / "ones.safetensors"
+    save_checkpoint(path, net, Card("ones", architecture, named_classes(["leaf", "spot"])))
+    return path
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """One photo: three quarters leaf, a quarter spot."""
+    folder = tmp_path / "data" / "val"
+    for name in ("images", "masks"):
+        (folder / name).mkdir(parents=True)
+    (tmp_path / "data" / "classes.txt").write_text("leaf\nspot\n")
+    Image.new("RGB", (8, 4)).save(folder / "images" / "a.png")
+    label = np.zeros((4, 8), np.uint8)
+    label[0] = 1
+    Image.fromarray(label).save(folder / "masks" / "a.png")
+    return tmp_path / "data"
+
+
+def test_evaluate_prints_and_writes_the_figures(
+    checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--checkpoint", checkpoint, "--dataset", "folder", "--data", data]
+    words += ["--device", "cpu", "--json", tmp_path / "figures.json"]
+    assert evaluate.main([str(word) for word in words]) == 0
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["pixel_accuracy"] == 0.25
+    assert figures["mean_accuracy"] == 0.5
+    assert figures["iu"] == {"leaf": 0.0, "spot": 0.25}
+    assert figures["mean_iu"] == 0.125
+    assert figures["checkpoint"]["name"] == "ones"
+    printed = capsys.readouterr().out
+    assert "0.1250" in printed
+    assert "spot" in printed
+
+
+def test_evaluate_refuses_other_classes(
+    checkpoint: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (data / "classes.txt").write_text("leaf\nbug\n")
+    words = ["--checkpoint", checkpoint, "--dataset", "folder", "--data", data]
+    assert evaluate.main([str(word) for word in words]) == 2
+    assert "leaf, bug" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [evaluate.main, predict.main])
+def test_a_missing_checkpoint_is_one_line(command, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--checkpoint", "nowhere.safetensors"]
+    words += ["x.png"] if command is predict.main else ["--dataset", "shapes"]
+    assert command(words) == 2
+    assert capsys.readouterr().err == "error: nowhere.safetensors: No such file or directory\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "suffix"),
+    [("png", ".png"), ("grey", ".png"), ("overlay", ".png"), ("rle", ".json"), ("zip", ".zip")],
+)
+def test_predict_writes_every_format(
+    checkpoint: Path, data: Path, tmp_path: Path, name: str, suffix: str
+) -> None:
+    image = data / "val" / "images" / "a.png"
+    words = ["--checkpoint", checkpoint, image, "--format", name, "--out", tmp_path / "out"]
+    assert predict.main([str(word) for word in words]) == 0
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [f"a{suffix}"]
+
+
+def test_predict_skips_what_it_cannot_read_and_does_the_rest(
+    checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "text.jpg").write_text("not a picture")
+    images = [tmp_path / "text.jpg", tmp_path / "gone.png", data / "val" / "images" / "a.png"]
+    words = ["--checkpoint", checkpoint, *images, "--out", tmp_path / "out"]
+    assert predict.main([str(word) for word in words]) == 2
+    captured = capsys.readouterr()
+    assert "text.jpg" in captured.err
+    assert "gone.png: No such file" in captured.err
+    assert "1 of 3 masks written" in captured.out
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.png"]
+
+
+def test_predict_refuses_two_inputs_for_one_output(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict.main(["--checkpoint", str(checkpoint), "x/a.png", "y/a.jpg"]) == 2
+    assert "would both be written to masks/a.png" in capsys.readouterr().err
+
+
+def test_predict_never_overwrites_a_photo(
+    checkpoint: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = data / "val" / "images"
+    before = (folder / "a.png").read_bytes()
+    words = ["--checkpoint", checkpoint, folder / "a.png", "--out", folder]
+    assert predict.main([str(word) for word in words]) == 2
+    assert "overwritten by its own mask" in capsys.readouterr().err
+    assert (folder / "a.png").read_bytes() == before
+
+
+def test_predict_lists_the_classes_if_one_is_unknown(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict.main(["--checkpoint", str(checkpoint), "a.png", "--classes", "bug"]) == 2
+    assert "leaf (0), spot (1)" in capsys.readouterr().err
+
+
+def test_fcn_names_its_commands(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["fcn"])
+    assert fcn.main() == 0
+    printed = capsys.readouterr().out
+    assert all(command in printed for command in ("train", "evaluate", "predict", "serve"))
+
+
+def test_fcn_refuses_an_unknown_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["fcn", "paint"])
+    assert fcn.main() == 2
+    assert "unknown command 'paint'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "serve"])
+def test_every_command_helps_with_an_example(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    monkeypatch.setattr("sys.argv", ["fcn", command, "--help"])
+    with pytest.raises(SystemExit) as stop:
+        fcn.main()
+    assert stop.value.code == 0
+    printed = capsys.readouterr().out
+    assert "example:" in printed
+    assert "default" in printed
