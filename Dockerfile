@@ -12,15 +12,20 @@ RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))
  && pip install --no-cache-dir --disable-pip-version-check -r requirements.txt \
  && rm requirements.txt
 
+COPY LICENSE README.md ./
 COPY checkpoints ./checkpoints
 COPY model ./model
 COPY app ./app
+# Editable, so that the code is where it says it is; gives the `fcn` command and the version.
+RUN pip install --no-cache-dir --disable-pip-version-check --no-deps --editable .
 
-RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin fcn
+# runs/ is where training in this image writes.
+RUN useradd --uid 10001 --create-home --shell /usr/sbin/nologin fcn \
+ && install -d -o fcn -g fcn runs
 USER fcn
 
 EXPOSE 8000
-HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --start-interval=1s \
+HEALTHCHECK --interval=10s --timeout=3s --start-period=60s \
   CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/health/ready', timeout=2)"]
 
 # Exec form: SIGTERM reaches the server itself, which then drains.

@@ -10,7 +10,7 @@ ARGS ?=
 CAMVID ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-slow train evaluate lint format docs clean
+.PHONY: help serve test test-slow train evaluate lint format clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /|/' | column -t -s '|'
@@ -18,7 +18,7 @@ help: ## Show this list
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
 	  { echo "Python 3.11 to 3.13 is needed, $(PYTHON) is $$($(PYTHON) --version 2>&1); name another: make PYTHON=python3.12 ..."; exit 2; }
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 2; }
 
 $(VENV)/.runtime: pyproject.toml | $(BIN)/python
 	@echo "installing the service into $(VENV): torch is large, this takes a minute or more"

@@ -16,11 +16,8 @@ from rich.progress import track
 from app.errors import UsageError
 from app.inference.device import Compute, choose_compute
 from app.inference.engine import Engine
+from app.paths import DEFAULT_CHECKPOINT
 from model import CheckpointError
-
-DEFAULT_CHECKPOINT: Final = Path("checkpoints/camvid-fcn8s-vgg16bn.safetensors")
-"""The checkpoint that ships with the project, relative to its root."""
-
 
 LINE_EVERY_S: Final = 30.0
 """Seconds between progress lines where there is no terminal: a log of hours stays readable."""

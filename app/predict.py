@@ -17,6 +17,8 @@ from app.errors import UsageError
 from app.inference.decode import ImageError, decode, resize, scaled_size
 from app.inference.engine import Engine
 from app.inference.render import (
+    MAX_SCALE,
+    MIN_SCALE,
     MaskFormat,
     UnknownClassError,
     class_ids,
@@ -100,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.add_argument("--classes", metavar="A,B", help="only these, by name or index")
     arguments.add_argument(
         "--scale",
-        type=number(0.25, 2),
+        type=number(MIN_SCALE, MAX_SCALE),
         metavar="X",
         default=1.0,
         help="scale the network sees",

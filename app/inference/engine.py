@@ -33,6 +33,10 @@ class Segmentation(NamedTuple):
     scores: NDArray[np.float32] | None
 
 
+class DeviceLostError(RuntimeError):
+    """The CUDA context is broken; only a new process can use the device again."""
+
+
 class Engine:
     """A network made ready for inference on one device.
 
@@ -117,7 +121,32 @@ class Engine:
 
         Returns:
             One segmentation for each photo.
+
+        Raises:
+            DeviceLostError: If the device can never be used again by this process.
+            torch.OutOfMemoryError: If the batch does not fit.
         """
+        try:
+            return self._segment(photos, size, scores)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()  # a smaller batch may fit into what the allocator held
+            raise
+        except RuntimeError as error:
+            if self.device.type == "cuda" and not self._device_answers():
+                raise DeviceLostError(f"the CUDA device can no longer be used: {error}") from error
+            raise
+
+    def _device_answers(self) -> bool:
+        """Whether the CUDA context still works: some errors spoil it for good."""
+        try:
+            torch.cuda.synchronize(self.device)
+        except RuntimeError:
+            return False
+        return True
+
+    def _segment(
+        self, photos: Sequence[NDArray[np.uint8]], size: tuple[int, int] | None, scores: bool
+    ) -> list[Segmentation]:
         # HxWx3 in memory is channels-last already: permuting it costs nothing.
         batch = torch.from_numpy(np.stack(photos)).to(self.device).permute(0, 3, 1, 2)
         logits = self._net(batch)

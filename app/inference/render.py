@@ -3,7 +3,7 @@
 import math
 from collections.abc import Collection, Sequence
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,10 @@ from numpy.typing import NDArray
 from app.inference import masks, rle
 from app.inference.engine import Segmentation
 from model import ClassInfo
+
+MIN_SCALE: Final = 0.25
+MAX_SCALE: Final = 2.0
+"""Range of the scale at which the network may see a photo."""
 
 
 class MaskFormat(StrEnum):

@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import signal
 import socket
 import sys
 from collections.abc import Sequence
@@ -63,6 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 after a clean shutdown, 1 if requests were lost or something broke, 2 if the server
         could not be started as asked.
     """
+    # Until the server handles signals itself. As a container's first process this one would
+    # otherwise not hear SIGTERM at all while torch is imported.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     arguments = vars(build_parser().parse_args(argv))
     given = {name: value for name, value in arguments.items() if value is not None}
     try:

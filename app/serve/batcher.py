@@ -10,6 +10,7 @@ import logging
 import math
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -129,6 +130,8 @@ class Batcher(Generic[KeyT, PayloadT, ResultT]):
         max_images: Most items in a batch.
         max_pixels: Most pixels in a batch; an item larger than this runs alone.
         delay_s: How long the first of a batch may wait for company; see `GroupQueue`.
+        fatal: Errors after which the function can never work again: they end the thread, and
+            everything that waits is failed.
         observe: Called in the event loop after every run.
         clock: Monotonic seconds; deadlines are on this clock.
     """
@@ -140,10 +143,12 @@ class Batcher(Generic[KeyT, PayloadT, ResultT]):
         max_images: int,
         max_pixels: int,
         delay_s: float = 0.0,
+        fatal: tuple[type[Exception], ...] = (),
         observe: Callable[[BatchReport], None] = lambda report: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run = run
+        self._fatal = fatal
         self._observe = observe
         self._clock = clock
         self._queue: GroupQueue[KeyT, _Item[PayloadT, ResultT]] = GroupQueue(
@@ -170,8 +175,10 @@ class Batcher(Generic[KeyT, PayloadT, ResultT]):
     @property
     def backlog_s(self) -> float:
         """Estimated seconds until all that was submitted has run; 0 before the first batch."""
-        speed = self._speed.pixels_per_s
-        return (self._queue.pixels + self._running_pixels) / speed if speed else 0.0
+        with self._changed:  # the batcher's thread adds to it
+            speed = self._speed.pixels_per_s
+            pixels = self._queue.pixels + self._running_pixels
+        return pixels / speed if speed else 0.0
 
     async def submit(
         self, key: KeyT, payload: PayloadT, *, pixels: int, deadline: float = math.inf
@@ -229,6 +236,8 @@ class Batcher(Generic[KeyT, PayloadT, ResultT]):
                 self._run_batch(*batch)
                 # An idle thread must not hold on to the last payloads.
                 del batch
+        except self._fatal:
+            logger.critical("no more work can be done", exc_info=True)
         finally:
             # Reached on `close`, and also if the thread dies: nobody may wait for a dead thread.
             self.close()
@@ -267,7 +276,10 @@ class Batcher(Generic[KeyT, PayloadT, ResultT]):
             self._attempt(key, [verdict])
 
     def _attempt(self, key: KeyT, verdicts: list[_Verdict[PayloadT, ResultT]]) -> Exception | None:
-        """Run the items together and fill in their verdicts; return the error, if any."""
+        """Run the items together and fill in their verdicts; return the error, if any.
+
+        A fatal error is raised: it ends the thread.
+        """
         began = self._clock()
         pixels = sum(verdict.item.pixels for verdict in verdicts)
         failure: Exception | None = None
@@ -278,9 +290,12 @@ class Batcher(Generic[KeyT, PayloadT, ResultT]):
         except Exception as error:
             # A future refuses to hold StopIteration.
             failure = RuntimeError(repr(error)) if isinstance(error, StopIteration) else error
+            # The frames hold what the failed run allocated, and the retries need the room.
+            traceback.clear_frames(error.__traceback__)
         ran_s = self._clock() - began
         if failure is None:
-            self._speed.add(pixels, ran_s)
+            with self._changed:
+                self._speed.add(pixels, ran_s)
             for verdict, value in zip(verdicts, results, strict=True):
                 queued_s = began - verdict.item.arrived
                 verdict.outcome = Outcome(value, queued_s, ran_s, len(verdicts))
@@ -289,6 +304,8 @@ class Batcher(Generic[KeyT, PayloadT, ResultT]):
                 verdict.error = failure
         report = BatchReport(len(verdicts), pixels, ran_s, failed=failure is not None)
         self._in_loop(lambda: self._observe(report))
+        if isinstance(failure, self._fatal):
+            raise failure
         return failure
 
     def _deliver(self, verdicts: list[_Verdict[PayloadT, ResultT]]) -> None:

@@ -35,6 +35,7 @@ class RequestScope:
             f"The answer was not ready within {timeout_s:g} seconds; try a smaller photo or a "
             "smaller `scale`, or come back when the server is less busy."
         )
+        self._ended = False
         self._watcher: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -48,18 +49,19 @@ class RequestScope:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._ended = True
         if self._watcher is not None:
             self._watcher.cancel()
-        if isinstance(error, DeadlineExceededError):
-            raise self._reason from error  # the queue noticed before the timer
         try:
             await self._timer.__aexit__(kind, error, traceback)
         except TimeoutError:
             raise self._reason from None
+        if isinstance(error, DeadlineExceededError):
+            raise self._reason from error  # the queue noticed before the timer
 
     def abort(self, reason: Exception) -> None:
         """Cancel the block and let it end with `reason`; does nothing if it has ended."""
-        if not self._timer.expired():
+        if not self._ended and not self._timer.expired():
             self._reason = reason
             self._timer.reschedule(asyncio.get_running_loop().time())
 

@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from app.inference.decode import BrokenImage, TooManyPixels, UnknownFormat
+from app.inference.engine import DeviceLostError
 from app.inference.render import UnknownClassError
 from app.serve.admission import OverloadedError, QueueFullError
 from app.serve.batcher import BatcherClosedError, DeadlineExceededError
@@ -73,6 +74,8 @@ NOT_FOUND: Final = Problem(404, "not-found", "Not found")
 METHOD_NOT_ALLOWED: Final = Problem(405, "method-not-allowed", "Method not allowed")
 INVALID_PARAMETER: Final = Problem(422, "invalid-parameter", "Invalid parameter")
 
+MODEL_DEAD: Final = Problem(503, "model-dead", "Model dead")
+
 PROBLEMS: Final[dict[type[Exception], Problem]] = {
     BrokenImage: Problem(400, "broken-image", "Broken image"),
     NotAcceptableError: Problem(406, "not-acceptable", "Not acceptable"),
@@ -88,11 +91,14 @@ PROBLEMS: Final[dict[type[Exception], Problem]] = {
     ClientDisconnect: Problem(CLIENT_CLOSED_REQUEST, "client-gone", "Client closed the request"),
     NotReadyError: Problem(503, "not-ready", "Not ready"),
     BatcherClosedError: Problem(503, "stopping", "Stopping"),
-    ModelDeadError: Problem(503, "model-dead", "Model dead"),
+    ModelDeadError: MODEL_DEAD,
+    DeviceLostError: MODEL_DEAD,
     DeadlineExceededError: Problem(504, "deadline-exceeded", "Deadline exceeded"),
 }
 
-_ALL_KINDS: Final = (*PROBLEMS.values(), INTERNAL_ERROR, NOT_FOUND, METHOD_NOT_ALLOWED)
+_ALL_KINDS: Final = tuple(
+    dict.fromkeys([*PROBLEMS.values(), INTERNAL_ERROR, NOT_FOUND, METHOD_NOT_ALLOWED])
+)
 
 
 def problem_response(

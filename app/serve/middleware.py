@@ -70,6 +70,10 @@ class RequestMiddleware:
         model_label = self._service.model_label
         if model_label is not None:
             headers.setdefault("X-Model", model_label)
+        if record.stages_s:
+            headers["Server-Timing"] = ", ".join(
+                f"{stage};dur={seconds * 1e3:.2f}" for stage, seconds in record.stages_s.items()
+            )
         if self._service.phase is Phase.DRAINING:
             headers["Connection"] = "close"
 

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.inference.decode import decode, read_header, resize, scaled_size
-from app.inference.engine import Engine, Segmentation
+from app.inference.engine import DeviceLostError, Engine, Segmentation
 from app.serve.admission import Admission, Place
 from app.serve.batcher import Batcher
 from app.serve.errors import InputTooLargeError
@@ -72,6 +72,7 @@ class Pipeline:
             max_images=settings.batch_images,
             max_pixels=settings.batch_pixels_on(engine.device.type),
             delay_s=settings.batch_delay_s,
+            fatal=(DeviceLostError,),
             observe=telemetry.observe_batch,
         )
         self.admission = Admission(
@@ -115,7 +116,7 @@ class Pipeline:
         """
         began = time.monotonic()
         with self.admission.place() as place:
-            decode_upload = functools.partial(self._decode, upload.data, wanted, place)
+            decode_upload = functools.partial(self._decode, upload, wanted, place)
             network_input, photo, mask_size = await _on(self._decoders, decode_upload)
             del decode_upload
             upload.release()
@@ -159,8 +160,13 @@ class Pipeline:
         self._encoders.shutdown(wait=False, cancel_futures=True)
         return await self._batcher.join(_LAST_BATCH_S)
 
-    def _decode(self, data: bytes, wanted: Wanted, place: Place) -> _Decoded:
-        """Decode and scale a photo once its header has found a place for it; in a thread."""
+    def _decode(self, upload: Upload, wanted: Wanted, place: Place) -> _Decoded:
+        """Decode and scale a photo once its header has found a place for it; in a thread.
+
+        Takes the upload, not its bytes: work that waits for a thread must not hold on to the
+        bytes of a request that was given up meanwhile and has released them.
+        """
+        data = upload.data
         header = read_header(data, max_pixels=self._max_pixels)
         height, width = scaled_size(header.height, header.width, wanted.scale)
         if height * width > self._max_pixels:

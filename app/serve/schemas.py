@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.inference.render import MaskFormat
+from app.inference.render import MAX_SCALE, MIN_SCALE, MaskFormat
 
 
 class RleCounts(StrEnum):
@@ -43,8 +43,8 @@ class SegmentQuery(BaseModel):
     )
     scale: float = Field(
         1.0,
-        ge=0.25,
-        le=2.0,
+        ge=MIN_SCALE,
+        le=MAX_SCALE,
         allow_inf_nan=False,
         description="The network sees the photo at this scale; masks keep the photo's own size. "
         "A network trained on small images judges large photos better when they are scaled down.",

@@ -188,9 +188,14 @@ class Service:
     def _become_ready(self, engine: Engine) -> None:
         if self.phase is not Phase.STARTING:
             return  # told to stop while it loaded
-        self.engine = engine
-        self._pipeline = Pipeline(engine, self.settings, self.telemetry)
-        self._export_state(engine, self._pipeline)
+        try:
+            self.engine = engine
+            self._pipeline = Pipeline(engine, self.settings, self.telemetry)
+            self._export_state(engine, self._pipeline)
+        except Exception as error:
+            # The loop would only log it, and the process stay "starting" for ever.
+            self._fail(error)
+            return
         self.phase = Phase.READY
         logger.info("ready: %s (%s)", self.model_label, engine.reason)
 

@@ -12,11 +12,10 @@ from typing import Annotated, Any, Final, Literal, NoReturn
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from app.paths import DEFAULT_CHECKPOINT
 from app.serve.uploads import OVERHEAD_BYTES
 
 PREFIX: Final = "FCN_"
-
-DEFAULT_CHECKPOINT: Final = Path("checkpoints/camvid-fcn8s-vgg16bn.safetensors")
 
 _CPU_BATCH_PIXELS: Final = 262_144
 """On a CPU batches pay for small photos only: 96x96 gains 1.6x from batches of 8, 480x360
@@ -253,10 +252,11 @@ def as_markdown() -> str:
     lines = [
         "# Settings",
         "",
-        "Environment variables that `python -m app.serve` and `uvicorn app.main:app` read. The",
-        "command's `--checkpoint`, `--device`, `--precision`, `--host` and `--port` go before",
-        "theirs. An impossible value ends the start with one line and exit code 2; a variable that",
-        f"begins with `{PREFIX}` and is not listed here is reported in the log.",
+        "Environment variables that `python -m app.serve` reads. The command's `--checkpoint`,",
+        "`--device`, `--precision`, `--host` and `--port` go before theirs. An impossible value",
+        "ends the start with one line and exit code 2; a variable that begins with",
+        f"`{PREFIX}` and is not listed here is reported in the log. `uvicorn app.main:app` reads",
+        "them too, but binds and stops as uvicorn does: host, port and the drain are its own.",
         "",
         "In Kubernetes set `enableServiceLinks: false` if a Service is called `fcn`: its injected",
         f"`{PREFIX}PORT=tcp://...` would be taken for the port.",

@@ -9,7 +9,7 @@ import pytest
 from live_server import ROOT, Server, running_server
 from PIL import Image
 
-from app.cli import DEFAULT_CHECKPOINT
+from app.paths import DEFAULT_CHECKPOINT
 
 
 @pytest.fixture(scope="session")

@@ -106,10 +106,7 @@ async def segment(
     with service.working_on(scope):
         async with scope:
             rendered = await _segment(request, query, service, scope)
-    timing = ", ".join(f"{stage};dur={s * 1e3:.2f}" for stage, s in record.stages_s.items())
-    return Response(
-        rendered.body, media_type=rendered.media_type, headers={"Server-Timing": timing}
-    )
+    return Response(rendered.body, media_type=rendered.media_type)
 
 
 async def _segment(
