@@ -44,8 +44,8 @@ class Container:
     canvas: tuple[int, int] | None = None
 
 
-FORMATS: Final = ("JPEG", "PNG", "WebP", "BMP", "TIFF", "GIF", "AVIF", "PPM")
-"""The formats that are read; MPO counts as JPEG, PGM and PBM as PPM."""
+FORMATS: Final = ("JPEG", "PNG", "WebP", "BMP", "TIFF", "GIF", "AVIF")
+"""The formats that are read; MPO counts as JPEG."""
 
 
 def open_container(data: bytes) -> Container:
@@ -53,7 +53,7 @@ def open_container(data: bytes) -> Container:
 
     Raises:
         UnknownFormat: It begins like none of `FORMATS`.
-        BrokenImage: It has more parts than any real file.
+        BrokenImage: It has more parts than any real file, or is a run-length encoded BMP.
     """
     match sniff(data):
         case "JPEG":
@@ -66,6 +66,8 @@ def open_container(data: bytes) -> Container:
             return Container("TIFF", *first_image_only(data))
         case "WebP":
             return Container("WebP", data, canvas=_webp_canvas(data))
+        case "BMP":
+            return _bmp(data)
         case None:
             raise UnknownFormat(
                 f"The file is not an image of a known format; known are {', '.join(FORMATS)}."
@@ -93,8 +95,6 @@ def sniff(data: bytes) -> str | None:
         end = min(int.from_bytes(data[:4]), 256)
         brands = {data[start : start + 4] for start in range(8, end, 4)}
         return "AVIF" if brands & {b"avif", b"avis"} else None
-    if re.match(rb"P[1-6][\s#]", data):
-        return "PPM"
     return None
 
 
@@ -244,3 +244,21 @@ def _webp_canvas(data: bytes) -> tuple[int, int] | None:
         width, height = struct.unpack_from("<HH", data, 26)
         return width & 0x3FFF, height & 0x3FFF
     return None
+
+
+# BMP: https://learn.microsoft.com/windows/win32/gdi/bitmap-header-types.
+
+# The one header without a compression field: Windows 2's and OS/2 1's.
+_BMP_CORE_HEADER_BYTES: Final = 12
+_BMP_RUN_LENGTHS: Final = (1, 2)
+
+
+def _bmp(data: bytes) -> Container:
+    header_bytes = int.from_bytes(data[14:18], "little")
+    compression = int.from_bytes(data[30:34], "little")
+    if header_bytes != _BMP_CORE_HEADER_BYTES and compression in _BMP_RUN_LENGTHS:
+        # Pillow decodes these in Python, a pixel at a time.
+        raise BrokenImage(
+            "The BMP file is run-length encoded, which is not read; save it uncompressed."
+        )
+    return Container("BMP", data)

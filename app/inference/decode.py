@@ -20,7 +20,6 @@ from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
-from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
@@ -58,7 +57,6 @@ _PLUGINS: Final[dict[str, type[ImageFile.ImageFile]]] = {
     "TIFF": TiffImageFile,
     "GIF": GifImageFile,
     "AVIF": AvifImageFile,
-    "PPM": PpmImageFile,
 }
 
 # What undoes each EXIF orientation (Exif 3.0, 4.6.5.1.6); 1 is upright.

@@ -45,7 +45,7 @@ def load(image: ImageFile.ImageFile, reopen: Callable[[], ImageFile.ImageFile]) 
     """
     name = image.format or ""
     raw_mode = _raw_mode(image)
-    if image.mode == "F" or (image.mode == "I" and name != "PPM"):
+    if image.mode in ("F", "I"):
         raise BrokenImage(
             f"The {name} file has 32-bit, signed or floating-point samples, for which no white "
             "is defined; save it with 8 or 16 bits a sample."
@@ -55,7 +55,7 @@ def load(image: ImageFile.ImageFile, reopen: Callable[[], ImageFile.ImageFile]) 
             "The TIFF file keeps its 16-bit channels apart and uncompressed, which cannot be read; "
             "save it with the channels of a pixel together."
         )
-    if image.mode == "I" or image.mode.startswith("I;16"):
+    if image.mode.startswith("I;16"):
         return _load_grey16(image, raw_mode)
     if raw_mode == "LA;16B":
         # Four bytes a pixel, as 8-bit RGBA has: grey high, grey low, alpha high, alpha low.

@@ -58,7 +58,7 @@ class SegmentQuery(BaseModel):
 class ModelReference(BaseModel):
     """Which model made an answer."""
 
-    name: str = Field(examples=["camvid-fcn8s-vgg16bn"])
+    name: str = Field(examples=["camvid-fcn8s-vgg16_bn"])
     version: str = Field(description="SHA-256 of the checkpoint file.")
 
 
@@ -175,7 +175,7 @@ class ClassDocument(BaseModel):
 class ModelDocument(BaseModel):
     """Answer of `GET /model`."""
 
-    name: str = Field(examples=["camvid-fcn8s-vgg16bn"])
+    name: str = Field(examples=["camvid-fcn8s-vgg16_bn"])
     version: str = Field(description="SHA-256 of the checkpoint file.")
     architecture: dict[str, Any] = Field(
         examples=[{"variant": "fcn8s", "backbone": "vgg16_bn", "head_width": 256}]

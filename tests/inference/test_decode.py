@@ -2,7 +2,6 @@ import contextlib
 import io
 import struct
 import threading
-import tracemalloc
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -133,7 +132,6 @@ def tiff(strip, tags, order="<", size=(WIDTH, HEIGHT), compression=1):
     [
         ("PNG", saved(Image.fromarray(PHOTO), "PNG")),
         ("BMP", saved(Image.fromarray(PHOTO), "BMP")),
-        ("PPM", saved(Image.fromarray(PHOTO), "PPM")),
         ("WebP", saved(Image.fromarray(PHOTO), "WEBP", lossless=True)),
         ("TIFF", saved(Image.fromarray(PHOTO), "TIFF")),
         ("TIFF", saved(Image.fromarray(PHOTO), "TIFF", compression="tiff_lzw")),
@@ -203,6 +201,26 @@ def test_palette_png():
     data = png(indices, PALETTE, 4, before=[(b"PLTE", palette.tobytes())])
 
     assert np.array_equal(show(data), palette[indices])
+
+
+def test_bmp_with_bitfields():
+    masks = struct.pack("<III", 0xF800, 0x7E0, 0x1F)
+    header = struct.pack("<IiiHHIIiiII", 40, 2, 1, 1, 16, 3, 4, 0, 0, 0, 0)
+    pixels = struct.pack("<HH", 31 << 11 | 63 << 5, 31)
+    start = 14 + len(header) + len(masks)
+
+    data = struct.pack("<2sIII", b"BM", start + 4, 0, start) + header + masks + pixels
+
+    assert show(data).tolist() == [[[255, 255, 0], [0, 0, 255]]]
+
+
+def test_bmp_of_the_oldest_kind_has_pixels_where_others_tell_the_compression():
+    pixels = bytes([10, 20, 30, 40, 1, 0, 0, 0])
+    header = struct.pack("<IHHHH", 12, 2, 1, 1, 24)
+
+    data = struct.pack("<2sIII", b"BM", 34, 0, 26) + header + pixels
+
+    assert show(data).tolist() == [[[30, 20, 10], [0, 1, 40]]]
 
 
 def test_large_images_are_copied_whole():
@@ -384,23 +402,13 @@ def test_12_bit_tiff_reaches_white():
     assert (photo[1:] == 255).all()
 
 
-@pytest.mark.parametrize("most", [65_535, 1000])
-def test_16_bit_pgm(most):
-    values = samples(high=most + 1).astype(">u2")
-    data = b"P5 %d %d %d\n" % (WIDTH, HEIGHT, most) + values.tobytes()
-
-    expected = grey_as_rgb(np.rint(values / most * 255))
-
-    assert close(show(data), expected, tolerance=0 if most == 65_535 else 1)
-
-
 # Other colour spaces.
 
 
 def test_bilevel():
     bits = samples(high=2).astype(bool)
 
-    for format_, options in (("TIFF", {"compression": "group4"}), ("PPM", {}), ("BMP", {})):
+    for format_, options in (("TIFF", {"compression": "group4"}), ("BMP", {})):
         photo = show(saved(Image.fromarray(bits), format_, **options))
         assert np.array_equal(photo, grey_as_rgb(bits * np.uint8(255))), format_
 
@@ -560,6 +568,8 @@ def test_first_frame_of_an_animation(format_):
         bytes(100),
         saved(Image.new("RGB", (4, 4)), "TGA"),
         saved(Image.new("RGB", (4, 4)), "ICO"),
+        saved(Image.new("RGB", (4, 4)), "PPM"),
+        saved(Image.new("L", (4, 4)), "PPM"),
     ],
 )
 def test_other_files_are_of_no_known_format(data):
@@ -574,7 +584,7 @@ def test_every_error_is_an_image_error_and_every_format_is_listed():
     assert issubclass(BrokenImage, ImageError)
     assert issubclass(TooManyPixels, ImageError)
     assert issubclass(ImageError, ValueError)
-    assert set(FORMATS) == {"JPEG", "PNG", "WebP", "BMP", "TIFF", "GIF", "AVIF", "PPM"}
+    assert set(FORMATS) == {"JPEG", "PNG", "WebP", "BMP", "TIFF", "GIF", "AVIF"}
 
 
 def test_too_many_pixels():
@@ -590,56 +600,7 @@ def test_too_many_pixels():
         assert (error.width, error.height, error.limit) == (WIDTH, HEIGHT, pixels - 1)
 
 
-def bombs():
-    """Files of a few kilobytes that announce pixels by the gigabyte."""
-    side = 30_000
-    # Four real rows, then nothing but zeros: one gigabyte in less than a megabyte, cut short.
-    deflate = zlib.compressobj(9)
-    content = b"".join(deflate.compress(bytes(side + 1)) for _ in range(150)) + deflate.flush()
-    grey = png(np.zeros((1, 1), np.uint8), GREY, size=(side, side))
-    start = grey.index(b"IDAT") - 4
-    yield "PNG", grey[:start] + struct.pack(">I", len(content)) + b"IDAT" + content + bytes(4)
-
-    jpeg = saved(Image.new("L", (8, 8)), "JPEG")
-    frame = jpeg.index(b"\xff\xc0") + 5
-    yield "JPEG", jpeg[:frame] + struct.pack(">HH", side, side) + jpeg[frame + 4 :]
-
-    gif = bytearray(saved(Image.new("P", (8, 8)), "GIF", disposal=2, transparency=0))
-    frame = gif.index(b",", 13)
-    # A small screen, but a large frame that is to be cleared.
-    gif[frame + 5 : frame + 9] = struct.pack("<HH", side, side)
-    yield "GIF", bytes(gif)
-
-    # One picture on a larger canvas.
-    webp = bytearray(saved(Image.new("RGBA", (8, 8)), "WEBP", exif=b"Exif\0\0II*\0"))
-    assert webp[12:16] == b"VP8X"
-    webp[24:30] = (side - 1).to_bytes(3, "little") * 2
-    yield "WebP", bytes(webp)
-
-    bmp = saved(Image.new("L", (8, 8)), "BMP")
-    yield "BMP", bmp[:18] + struct.pack("<II", side, side) + bmp[26:]
-
-    yield "PPM", b"P5 %d %d 255\n" % (side, side) + bytes(1000)
-
-    yield "TIFF", tiff(bytes(1000), {258: [8], 262: [1], 277: [1]}, size=(side, side))
-
-
-@pytest.mark.parametrize("data", [pytest.param(data, id=format_) for format_, data in bombs()])
-def test_bombs_are_refused_from_the_header_with_memory_flat(data):
-    assert len(data) < 10_000
-
-    for door in (read_header, decode):
-        tracemalloc.start()
-        with pytest.raises(TooManyPixels) as refused:
-            door(data, max_pixels=100_000_000)
-        _, peak = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
-
-        assert refused.value.width == refused.value.height == 30_000
-        assert peak < 10_000_000
-
-
-@pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "PPM"])
+@pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF"])
 def test_our_limit_decides_and_not_pillows(format_, monkeypatch):
     data = saved(Image.new("RGB", (64, 48), "red"), format_)
     # Pillow warns above this and, for the formats that it checks itself, fails above twice this.
@@ -667,7 +628,6 @@ WHOLE_FILES = {
     "tiff": saved(Image.fromarray(PHOTO), "TIFF"),
     "tiff16": tiff(samples(3, high=65_536).tobytes(), {258: [16] * 3, 262: [2], 277: [3]}),
     "avif": saved(Image.fromarray(smooth_photo()), "AVIF"),
-    "ppm": saved(Image.fromarray(PHOTO), "PPM"),
 }
 
 
@@ -690,7 +650,10 @@ def test_truncated_files(name):
 
 def test_errors_are_one_sentence():
     # Some of Pillow's messages quote the file.
-    quoting = b"P6 " + b"9" * 300
+    grey = tiff(b"9" * 300, {258: [8], 262: [1], 277: [1]})
+    number, text = struct.pack("<HHII", 259, 4, 1, 1), struct.pack("<HHII", 259, 2, 300, 8)
+    quoting = grey.replace(number, text)
+    assert quoting != grey
     for data in (b"", WHOLE_FILES["png"][:60], WHOLE_FILES["baseline"][:300], quoting):
         with pytest.raises(ImageError) as refused:
             show(data)
@@ -713,7 +676,7 @@ def test_truncation_is_told():
 @settings(max_examples=150, deadline=None)
 @given(
     start=st.sampled_from(
-        [b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM", b"II*\0", b"MM\0+", b"P6 "]
+        [b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM", b"II*\0", b"MM\0+"]
     ),
     rest=st.binary(max_size=400),
 )
