@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from serve_doubles import EngineDouble
+from serve_doubles import PATIENCE_S, EngineDouble
 
 from app.serve.application import create_app
 from app.serve.settings import Settings
@@ -50,10 +50,10 @@ class Served:
         return float(values[0]) if values else None
 
     async def device_busy(self):
-        assert await asyncio.to_thread(self.engine.began.acquire, timeout=10)
+        assert await asyncio.to_thread(self.engine.began.acquire, timeout=PATIENCE_S)
 
     async def until(self, condition):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while not condition():
                 await asyncio.sleep(0.001)
 
@@ -72,7 +72,7 @@ def serving():
         transport = httpx.ASGITransport(app)
         async with (
             app.router.lifespan_context(app),
-            httpx.AsyncClient(transport=transport, base_url="http://test", timeout=20) as client,
+            httpx.AsyncClient(transport=transport, base_url="http://test") as client,
         ):
             served = Served(app, client, engine, failures)
             if ready:

@@ -1,13 +1,14 @@
 """The batcher with a device double whose runs the test lets go one by one."""
 
 import asyncio
+import sys
 import threading
-import time
 from contextlib import asynccontextmanager
 
 import pytest
+from serve_doubles import PATIENCE_S
 
-from app.serve.batcher import Batcher, BatcherClosedError, DeadlineExceededError
+from app.serve.batcher import Batcher, BatcherClosedError, DeadlineExceededError, Outcome
 
 pytestmark = pytest.mark.anyio
 
@@ -33,19 +34,27 @@ class Device:
         self.threads.add(threading.get_ident())
         self.began.release()
         if self.held:
-            assert self.go.acquire(timeout=10)
+            assert self.go.acquire(timeout=PATIENCE_S)
         for payload in payloads:
             if payload in self.fails:
                 raise self.fails[payload]
         return [payload * 2 for payload in payloads]
 
     async def busy(self):
-        assert await asyncio.to_thread(self.began.acquire, timeout=10)
+        assert await asyncio.to_thread(self.began.acquire, timeout=PATIENCE_S)
 
     def release(self, runs=1):
         self.held = False
         for _ in range(runs):
             self.go.release()
+
+
+class Clock:
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
 
 
 @asynccontextmanager
@@ -57,7 +66,7 @@ async def batching(device, **options):
     finally:
         device.release(100)
         batcher.close()
-        assert await batcher.join(10)
+        assert await batcher.join(PATIENCE_S)
 
 
 def submit(batcher, payload, key="k", pixels=1, **options):
@@ -70,13 +79,20 @@ async def settle():
 
 
 async def test_a_result_comes_back_with_its_timings():
-    device = Device()
-    async with batching(device) as batcher:
-        outcome = await batcher.submit("k", 21, pixels=1)
-    assert outcome.value == 42
-    assert outcome.batch_size == 1
-    assert 0 <= outcome.queued_s < 5
-    assert 0 <= outcome.ran_s < 5
+    device, clock = Device(held=True), Clock()
+    async with batching(device, clock=clock) as batcher:
+        first = submit(batcher, 21)
+        await device.busy()
+        clock.now = 3.0
+        second = submit(batcher, 4)
+        await settle()
+        clock.now = 10.0
+        device.release(2)
+        outcomes = await asyncio.gather(first, second)
+    assert outcomes == [
+        Outcome(42, queued_s=0.0, ran_s=10.0, batch_size=1),
+        Outcome(8, queued_s=7.0, ran_s=0.0, batch_size=1),
+    ]
 
 
 async def test_batches_form_while_the_device_is_busy_and_only_of_equal_keys():
@@ -105,8 +121,9 @@ async def test_an_idle_device_does_not_wait_for_company():
 
 async def test_a_delay_gathers_company():
     device = Device()
-    async with batching(device, delay_s=5.0, max_images=2) as batcher:
-        await asyncio.gather(submit(batcher, 1), submit(batcher, 2))
+    async with batching(device, delay_s=3600.0, max_images=2) as batcher:
+        both = asyncio.gather(submit(batcher, 1), submit(batcher, 2))
+        await asyncio.wait_for(both, PATIENCE_S)
     assert device.runs == [("k", [1, 2])]
 
 
@@ -145,30 +162,31 @@ async def test_even_an_error_that_no_future_can_hold_is_delivered():
     device.fails = {1: StopIteration()}
     async with batching(device) as batcher:
         with pytest.raises(RuntimeError, match="StopIteration"):
-            await asyncio.wait_for(batcher.submit("k", 1, pixels=1), 10)
+            await asyncio.wait_for(batcher.submit("k", 1, pixels=1), PATIENCE_S)
 
 
 async def test_a_run_that_returns_too_little_fails_its_items():
     async with batching(Device()) as batcher:
         batcher._run = lambda key, payloads: []
         with pytest.raises(RuntimeError, match="0 results for a batch of 1"):
-            await asyncio.wait_for(batcher.submit("k", 1, pixels=1), 10)
+            await asyncio.wait_for(batcher.submit("k", 1, pixels=1), PATIENCE_S)
 
 
 async def test_what_expires_in_the_queue_is_dropped_before_compute():
-    device = Device(held=True)
-    async with batching(device) as batcher:
+    device, clock = Device(held=True), Clock()
+    async with batching(device, clock=clock) as batcher:
         first = submit(batcher, 0)
         await device.busy()
-        late = submit(batcher, 1, deadline=time.monotonic() + 0.01)
+        late = submit(batcher, 1, deadline=5.0)
         live = submit(batcher, 2)
-        await asyncio.sleep(0.02)
+        await settle()
+        clock.now = 5.0
         device.release(2)
         assert (await live).value == 4
         with pytest.raises(DeadlineExceededError):
             await late
         await first
-    assert ("k", [2]) in device.runs
+    assert device.runs == [("k", [0]), ("k", [2])]
 
 
 async def test_a_cancelled_item_leaves_the_queue_at_once():
@@ -212,7 +230,7 @@ async def test_closing_fails_what_waits_and_finishes_what_runs():
             await batcher.submit("k", 3, pixels=1)
         device.release()
         assert (await running).value == 2
-        assert await batcher.join(10)
+        assert await batcher.join(PATIENCE_S)
         assert not batcher.alive
 
 
@@ -228,8 +246,8 @@ async def test_nobody_waits_for_a_thread_that_died():
         device.release()
         for task in (killer, waiting):
             with pytest.raises(BatcherClosedError):
-                await asyncio.wait_for(task, 10)
-        assert await batcher.join(10)
+                await asyncio.wait_for(task, PATIENCE_S)
+        assert await batcher.join(PATIENCE_S)
         assert not batcher.alive
 
 
@@ -268,3 +286,29 @@ async def test_the_backlog_is_estimated_from_recent_runs():
         device.release(2)
         await asyncio.gather(running, waiting)
         assert batcher.backlog_s == 0
+
+
+@pytest.fixture
+def _hasty_threads():
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("_hasty_threads")
+async def test_the_backlog_can_be_read_from_any_thread_while_batches_finish():
+    done = threading.Event()
+
+    def read():
+        while not done.is_set():
+            assert batcher.backlog_s >= 0
+
+    async with batching(Device()) as batcher:
+        reader = asyncio.create_task(asyncio.to_thread(read))
+        try:
+            for n in range(2000):
+                await batcher.submit("k", n, pixels=1)
+        finally:
+            done.set()
+        await reader

@@ -1,10 +1,15 @@
 """Full queues, passed deadlines, clients that leave: each request by itself, the server goes on."""
 
 import asyncio
+import functools
 
 import httpx
 import pytest
-from serve_doubles import encode, make_photo
+from serve_doubles import PATIENCE_S, EngineDouble, encode, make_photo
+
+from app.serve import pipeline
+from app.serve.batcher import Batcher
+from app.serve.settings import Settings
 
 pytestmark = pytest.mark.anyio
 
@@ -36,8 +41,6 @@ async def test_a_full_queue_is_429_with_retry_after_and_empties_again(serving):
 
 async def test_pixels_are_bounded_too_and_before_decoding(serving, monkeypatch):
     decoded = []
-    from app.serve import pipeline
-
     real = pipeline.decode
     monkeypatch.setattr(
         pipeline, "decode", lambda data, **kw: decoded.append(len(data)) or real(data, **kw)
@@ -92,10 +95,11 @@ async def test_uploads_are_bounded_together(serving):
 async def test_a_passed_deadline_is_504(serving, client_wants):
     own = 60.0 if client_wants else 0.05
     headers = {"x_request_timeout": client_wants} if client_wants else {}
-    async with serving(request_timeout_s=own) as served:
+    async with serving() as served:
         served.engine.gate.clear()
         first = post_later(served)
         await served.device_busy()
+        served.service.settings = Settings(request_timeout_s=own)  # not for the first
         late = await served.post(PNG, **headers)
         assert late.status_code == 504
         assert late.json()["type"] == "urn:fcn:deadline-exceeded"
@@ -142,19 +146,20 @@ async def test_a_client_that_leaves_during_its_upload_leaves_nothing(serving):
         assert served.service.running_pipeline.uploads.held == 0
 
 
-async def test_retry_after_grows_with_what_is_queued(serving):
-    async with serving() as served:
-        pipeline = served.service.running_pipeline
-        assert pipeline.retry_after_s() == 1
-        served.engine.seconds = 0.5
+async def test_retry_after_grows_with_what_is_queued(serving, monkeypatch):
+    engine = EngineDouble()
+    half_seconds = functools.partial(Batcher, clock=lambda: 0.5 * len(engine.batches))
+    monkeypatch.setattr(pipeline, "Batcher", half_seconds)
+    async with serving(engine) as served:
+        running = served.service.running_pipeline
+        assert running.retry_after_s() == 1
         await served.post(PNG)  # 48 pixels in half a second
         served.engine.gate.clear()
         taken = [post_later(served)]
         await served.until(lambda: len(served.engine.batches) == 2)
         taken += [post_later(served) for _ in range(5)]
-        await served.until(lambda: pipeline.depth == 5)
-        assert 3 <= pipeline.retry_after_s() <= 4
-        served.engine.seconds = 0
+        await served.until(lambda: running.depth == 5)
+        assert running.retry_after_s() == 3
         served.engine.gate.set()
         await asyncio.gather(*taken)
 
@@ -192,6 +197,6 @@ async def call(app, chunks, *, leave=None, more=None):
         "client": ("127.0.0.1", 1),
         "root_path": "",
     }
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         await app(scope, receive, send)
     return sent

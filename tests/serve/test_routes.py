@@ -6,7 +6,7 @@ import re
 import threading
 
 import pytest
-from serve_doubles import CLASSES, VERSION, EngineDouble, encode, make_photo
+from serve_doubles import CLASSES, PATIENCE_S, VERSION, EngineDouble, encode, make_photo
 
 from app.serve.schemas import ModelDocument
 
@@ -20,7 +20,7 @@ async def test_while_the_model_loads_the_process_is_alive_and_not_ready(serving)
     engine = EngineDouble()
 
     def load(settings):
-        assert release.wait(10)
+        assert release.wait(PATIENCE_S)
         return engine
 
     async with serving(load=load, ready=False) as served:
@@ -50,6 +50,23 @@ async def test_a_model_that_cannot_be_loaded_is_reported(serving):
         assert str(served.failures[0]) == "truncated"
         assert (await served.client.get("/health/live")).status_code == 503
         assert (await served.post(PNG)).status_code == 503
+
+
+@pytest.mark.parametrize(
+    "part", ["app.serve.pipeline.Batcher", "app.serve.telemetry.Telemetry.show_model"]
+)
+async def test_an_error_on_the_way_to_ready_is_reported(serving, monkeypatch, part):
+    def fail(*args, **options):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(part, fail)
+    async with serving(ready=False) as served:
+        await served.until(lambda: served.service.phase != "starting")
+        assert [str(error) for error in served.failures] == ["can't start new thread"]
+        assert (await served.client.get("/health")).json()["status"] == "failed"
+        assert (await served.client.get("/health/live")).status_code == 503
+        assert (await served.client.get("/health/ready")).status_code == 503
+        assert (await served.post(PNG)).json()["type"] == "urn:fcn:model-dead"
 
 
 async def test_a_draining_server_refuses_new_work_and_finishes_what_it_took(serving):

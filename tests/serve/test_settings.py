@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from serve_doubles import PATIENCE_S
 
 from app.serve.settings import (
     Settings,
@@ -107,6 +108,6 @@ def test_the_documented_command_prints_the_documentation():
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=PATIENCE_S,
     )
     assert result.stdout == as_markdown()

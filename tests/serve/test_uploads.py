@@ -1,7 +1,7 @@
 import asyncio
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.requests import ClientDisconnect
 
@@ -51,6 +51,7 @@ def receive_whole(chunks, content_type=None, *, limit=1000, budget=None, after=N
         return upload.data
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=1, max_size=200), st.lists(st.integers(1, 60), max_size=20))
 def test_a_form_may_arrive_in_any_chunks(data, cuts):
     body = part("note", b"hello", filename=None) + part("image", data) + END
