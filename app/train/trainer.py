@@ -196,7 +196,7 @@ class Trainer:
             # A generator of its own: the loader draws from it, and the global one belongs to
             # dropout, whose sequence must not depend on how often loaders were made.
             generator=torch.Generator(),
-            worker_init_fn=_ignore_signals,
+            worker_init_fn=_leave_ctrl_c_to_the_main_process,
         )
         try:
             for photos, labels in loader:
@@ -331,10 +331,12 @@ def _adamw(net: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
     )
 
 
-def _ignore_signals(worker: int) -> None:
-    """Leave Ctrl-C and SIGTERM, which reach the whole process group, to the main process."""
+def _leave_ctrl_c_to_the_main_process(worker: int) -> None:
+    """Ignore SIGINT, which a terminal sends to workers too.
+
+    SIGTERM keeps its effect: it is how the main process ends its workers.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 @contextmanager

@@ -4,8 +4,11 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -274,3 +277,23 @@ def test_pretrained_with_a_narrow_head_gives_it_norms(monkeypatch: pytest.Monkey
     net, notes = build_network(start, named_classes(["a"]), dropout=0)
     assert net.architecture.head_norm
     assert "newly initialised: fc6, fc7, score layers" in notes[0]
+
+
+def test_a_photo_that_breaks_in_a_worker_is_one_line_and_the_process_ends(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    for part in ("train", "val"):
+        for folder in ("images", "masks"):
+            (data / part / folder).mkdir(parents=True)
+        Image.fromarray(pixels).save(data / part / "images" / "a.png")
+        Image.new("L", (64, 64)).save(data / part / "masks" / "a.png")
+    (data / "classes.txt").write_text("a\nb\n")
+    broken = data / "train" / "images" / "a.png"
+    broken.write_bytes(broken.read_bytes()[:6000])  # the header is whole, the pixels are not
+    words = ["--dataset", "folder", "--data", str(data), "--out", str(tmp_path / "run")]
+    words += ["--workers", "2", "--head-width", "8", "--crop", "32x32", "--batch-size", "2"]
+    command = [sys.executable, "-m", "app.train", *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith(f"error: {broken}: ")
+    assert done.stderr.count("\n") == 1
