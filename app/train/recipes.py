@@ -62,11 +62,11 @@ RECIPES: Final = {
     ),
     "shapes": replace(
         DEFAULT,
-        epochs=40,
+        epochs=8,
         crop=(64, 96),
         scale=(0.9, 1.1),
         color_jitter=0.1,
         dropout=0.1,
-        val_every=10,
+        val_every=4,
     ),
 }

@@ -15,7 +15,7 @@ SHAPE_CLASSES: Final = (
     ClassInfo("square", (70, 130, 230)),
     ClassInfo("triangle", (250, 200, 60)),
 )
-COUNTS: Final = {"train": 256, "val": 32, "test": 32}
+COUNTS: Final = {"train": 1024, "val": 32, "test": 32}
 """Drawings of each split; `test` is what neither training nor the choice of weights has seen."""
 
 
