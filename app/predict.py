@@ -35,14 +35,17 @@ MAX_PIXELS: Final = 2**26
 
 
 def predict(
-    engine: Engine, photo: NDArray[np.uint8], name: str, options: argparse.Namespace
+    engine: Engine,
+    photo: NDArray[np.uint8],
+    name: str,
+    selected: tuple[int, ...] | None,
+    options: argparse.Namespace,
 ) -> bytes:
     """Segment one photo, HxWx3, and return the bytes of its answer; `name` is told in JSON."""
     height, width = photo.shape[:2]
     network_input = resize(photo, scaled_size(height, width, options.scale))
     segmentation = engine.segment([network_input], size=(height, width), scores=options.scores)[0]
     classes = engine.card.classes
-    selected = class_ids(options.classes, classes)
     if options.format is not MaskFormat.RLE:
         return render_file(segmentation.label_map, photo, options.format, classes, selected)
     document: dict[str, Any] = {
@@ -117,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         outputs = _outputs(options.images, options.out, options.format)
         engine = load_engine(options.checkpoint, options.device, options.precision)
         try:
-            class_ids(options.classes, engine.card.classes)
+            selected = class_ids(options.classes, engine.card.classes)
         except UnknownClassError as error:
             raise UsageError(str(error)) from None
         options.out.mkdir(parents=True, exist_ok=True)
@@ -131,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(f"error: {image}: {reason}", file=sys.stderr)
                 failed += 1
                 continue
-            answer = predict(engine, photo, image.name, options)
+            answer = predict(engine, photo, image.name, selected, options)
             write_atomically(output, functools.partial(_write, answer))
         print(f"{len(outputs) - failed} of {len(outputs)} masks written to {options.out}")
         return 2 if failed else 0
