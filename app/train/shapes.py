@@ -58,15 +58,18 @@ class Drawings:
         height, width = self._size
         photo = Image.new("RGB", (width, height), _color(random, 20, 110))
         label = Image.new("L", (width, height), 0)
-        for _ in range(random.integers(2, 5)):
+        placed: list[tuple[float, float, float]] = []
+        for _ in range(random.integers(1, 4)):
             kind = int(random.integers(1, len(SHAPE_CLASSES)))
-            radius = random.uniform(0.2, 0.4) * min(height, width)
-            outline = _outline(
-                kind,
-                center=(random.uniform(0, width), random.uniform(0, height)),
-                radius=radius,
-                angle=random.uniform(0, 2 * math.pi),
-            )
+            radius = random.uniform(0.22, 0.42) * min(height, width)
+            # Mostly inside the picture and clear of each other: what is left of a covered
+            # shape has no form to be known by.
+            x = random.uniform(radius / 2, width - radius / 2)
+            y = random.uniform(radius / 2, height - radius / 2)
+            if any(math.hypot(x - u, y - v) < radius + r for u, v, r in placed):
+                continue
+            placed.append((x, y, radius))
+            outline = _outline(kind, (x, y), radius, angle=random.uniform(0, 2 * math.pi))
             ImageDraw.Draw(photo).polygon(outline, fill=_color(random, 120, 236))
             ImageDraw.Draw(label).polygon(outline, fill=kind)
         shade = np.linspace(random.uniform(-40, 40), random.uniform(-40, 40), width)
