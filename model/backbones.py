@@ -4,68 +4,174 @@ A trunk maps a normalised image to feature maps by stride. Its layers bear the p
 so that a checkpoint's tensors read `trunk.stage1.conv1_1.weight`, `trunk.fc6.weight` ...
 """
 
+import functools
 from collections import OrderedDict
-from typing import Final
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, NamedTuple
 
+import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torchvision.models import VGG, VGG16_BN_Weights, VGG16_Weights, vgg16, vgg16_bn
+from torchvision.models import (
+    AlexNet_Weights,
+    GoogLeNet_Weights,
+    VGG16_BN_Weights,
+    VGG16_Weights,
+    alexnet,
+    googlenet,
+    vgg16,
+    vgg16_bn,
+)
 
-from model.convolutionalize import convolutionalize
+from model.caffenet import CaffeNet
+from model.convolutionalize import Classifier, convolutionalize
+from model.geometry import PAPER_PADDING, Grid, Window, least_padding, windows
 
-VGG16_STAGES: Final = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
-"""Output channels of every 3x3 convolution, stage by stage: configuration D of the VGG paper."""
+CLASSIFIER_HEAD_WIDTH: Final = 4096
+"""Channels of fc6 and fc7 in the classifiers, and in the paper's networks."""
 
-VGG16_HEAD_WIDTH: Final = 4096
-"""Channels of fc6 and fc7 in the classifier, and in the paper's networks."""
+IMAGENET_MEAN: Final = (0.485 * 255, 0.456 * 255, 0.406 * 255)
+IMAGENET_STD: Final = (0.229 * 255, 0.224 * 255, 0.225 * 255)
+"""Statistics of ImageNet in 0..255, red, green, blue: what torchvision's weights expect."""
 
-BACKBONES: Final = ("vgg16", "vgg16_bn")
 
+class Tap(NamedTuple):
+    """A map that scores are read from.
 
-class VGG16Trunk(nn.Module):
-    """VGG16 up to fc7, fully convolutional.
-
-    Every 3x3 convolution is padded by 1, fc6 (7x7) by 3, and pooling rounds up: the map of
-    stride s then has ceil(H / s) x ceil(W / s) cells for any image from 1x1 up, and cell i is
-    centred at pixel s i + (s - 1) / 2, exactly where centred upsampling puts it.
-
-    Args:
-        batch_norm: Batch norm between each 3x3 convolution and its ReLU, as in VGG16-BN.
-        head_width: Channels of fc6 and fc7: 4096 in the paper, fewer for small checkpoints.
-        head_norm: Batch norm after fc6 and fc7 too. A network that starts from random
-            weights needs it; the ImageNet classifier's fc6 and fc7 come without.
-        dropout: Probability that an element of fc6's and fc7's output is dropped in training.
+    Attributes:
+        name: The map's name in the paper; score layers are named after it.
+        after: The trunk's layer whose output it is.
+        channels: Of the map; None where it is the head's width.
     """
 
-    stage1: nn.Sequential
-    stage2: nn.Sequential
-    stage3: nn.Sequential
-    stage4: nn.Sequential
-    stage5: nn.Sequential
+    name: str
+    after: str
+    channels: int | None
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """How to get a trunk from a classifier.
+
+    Attributes:
+        classifier: Builds the classifier, with random weights.
+        taps: Its maps, by stride.
+        weights: Builds it with torchvision's ImageNet weights; None if there are none.
+        mean: Mean of the input that those weights expect, 0..255, red, green, blue.
+        std: Its standard deviation.
+        batch_norm: Whether it has batch norm.
+    """
+
+    classifier: Callable[[], Classifier]
+    taps: dict[int, Tap]
+    weights: Callable[[], Classifier] | None = None
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    batch_norm: bool = False
+
+    @property
+    def has_head(self) -> bool:
+        """Whether it ends in fc6 and fc7, whose width can be chosen."""
+        return self.taps[32].channels is None
+
+
+_VGG16_TAPS: Final = {
+    8: Tap("pool3", "stage3", 256),
+    16: Tap("pool4", "stage4", 512),
+    32: Tap("fc7", "drop7", None),
+}
+
+BACKBONES: Final = {
+    "vgg16": Backbone(
+        functools.partial(vgg16, init_weights=False),
+        _VGG16_TAPS,
+        functools.partial(vgg16, weights=VGG16_Weights.IMAGENET1K_V1),
+    ),
+    "vgg16_bn": Backbone(
+        functools.partial(vgg16_bn, init_weights=False),
+        _VGG16_TAPS,
+        functools.partial(vgg16_bn, weights=VGG16_BN_Weights.IMAGENET1K_V1),
+        batch_norm=True,
+    ),
+    "alexnet": Backbone(
+        alexnet,
+        {
+            8: Tap("pool1", "stage1", 64),
+            16: Tap("pool2", "stage2", 192),
+            32: Tap("fc7", "drop7", None),
+        },
+        functools.partial(alexnet, weights=AlexNet_Weights.IMAGENET1K_V1),
+    ),
+    "caffenet": Backbone(
+        CaffeNet,
+        {
+            8: Tap("pool1", "stage1", 96),
+            16: Tap("pool2", "stage2", 256),
+            32: Tap("fc7", "drop7", None),
+        },
+    ),
+    "googlenet": Backbone(
+        functools.partial(googlenet, aux_logits=False, init_weights=False),
+        {
+            8: Tap("pool2", "pool2", 192),
+            16: Tap("pool3", "pool3", 480),
+            32: Tap("inception5b", "dropout", 1024),
+        },
+        functools.partial(googlenet, weights=GoogLeNet_Weights.IMAGENET1K_V1),
+        # These weights were converted from a net that maps 0..255 to -1..1 (torchvision's
+        # `transform_input`).
+        mean=(127.5, 127.5, 127.5),
+        std=(127.5, 127.5, 127.5),
+        batch_norm=True,
+    ),
+}
+
+
+class Trunk(nn.Sequential):
+    """Layers in a row; the maps behind some of them are what scores are read from.
+
+    Args:
+        layers: By name.
+        taps: The maps, by stride.
+        head_width: Channels of the coarsest map where its tap leaves them open.
+    """
 
     def __init__(
-        self, *, batch_norm: bool, head_width: int, head_norm: bool, dropout: float
+        self, layers: OrderedDict[str, nn.Module], taps: dict[int, Tap], head_width: int
     ) -> None:
-        super().__init__()
-        channels = 3
-        for number, widths in enumerate(VGG16_STAGES, start=1):
-            layers: OrderedDict[str, nn.Module] = OrderedDict()
-            for index, width in enumerate(widths, start=1):
-                name = f"{number}_{index}"
-                layers[f"conv{name}"] = nn.Conv2d(channels, width, 3, padding=1)
-                if batch_norm:
-                    layers[f"norm{name}"] = nn.BatchNorm2d(width)
-                layers[f"relu{name}"] = nn.ReLU(inplace=True)
-                channels = width
-            layers[f"pool{number}"] = nn.MaxPool2d(2, stride=2, ceil_mode=True)
-            self.add_module(f"stage{number}", nn.Sequential(layers))
-        self.fc6 = nn.Conv2d(channels, head_width, 7, padding=3)
-        self.norm6 = nn.BatchNorm2d(head_width) if head_norm else nn.Identity()
-        self.fc7 = nn.Conv2d(head_width, head_width, 1)
-        self.norm7 = nn.BatchNorm2d(head_width) if head_norm else nn.Identity()
-        self.dropout = nn.Dropout(dropout)
-        self.channels = {8: VGG16_STAGES[2][-1], 16: VGG16_STAGES[3][-1], 32: head_width}
-        self.reset_parameters()
+        super().__init__(layers)
+        self.taps = taps
+        self.channels = {stride: tap.channels or head_width for stride, tap in taps.items()}
+        self._stride_after = {tap.after: stride for stride, tap in taps.items()}
+
+    @property
+    def windows(self) -> dict[int, list[Window]]:
+        """What each map's cells look through, by stride."""
+        maps: dict[int, list[Window]] = {}
+        through: list[Window] = []
+        for name, layer in self.named_children():
+            through = [*through, *windows(layer)]
+            if name in self._stride_after:
+                maps[self._stride_after[name]] = through
+        return maps
+
+    @property
+    def grids(self) -> dict[int, Grid]:
+        """Where each map's cells lie in the image, by stride."""
+        return {stride: Grid().through(through) for stride, through in self.windows.items()}
+
+    def forward(self, x: Tensor) -> dict[int, Tensor]:
+        """Return the feature maps by stride, each Bx`channels[stride]`xH'xW'.
+
+        Args:
+            x: Normalised images, Bx3xHxW.
+        """
+        maps = {}
+        for name, layer in self.named_children():
+            x = layer(x)
+            if name in self._stride_after:
+                maps[self._stride_after[name]] = x
+        return maps
 
     def reset_parameters(self) -> None:
         """Draw every convolution from Kaiming's normal distribution (He et al., 2015).
@@ -77,47 +183,88 @@ class VGG16Trunk(nn.Module):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-
-    def forward(self, x: Tensor) -> dict[int, Tensor]:
-        """Return the feature maps that scores are read from, keyed by stride.
-
-        Args:
-            x: Normalised images, Bx3xHxW.
-
-        Returns:
-            Strides 8 (pool3), 16 (pool4) and 32 (fc7), each Bx`channels[s]`xceil(H/s)xceil(W/s).
-        """
-        x = self.stage2(self.stage1(x))
-        pool3 = self.stage3(x)
-        pool4 = self.stage4(pool3)
-        x = self.stage5(pool4)
-        x = self.dropout(F.relu(self.norm6(self.fc6(x)), inplace=True))
-        x = self.dropout(F.relu(self.norm7(self.fc7(x)), inplace=True))
-        return {8: pool3, 16: pool4, 32: x}
+            elif isinstance(module, nn.BatchNorm2d):
+                module.reset_parameters()
 
 
-def build_trunk(backbone: str, *, head_width: int, head_norm: bool, dropout: float) -> VGG16Trunk:
-    """Build a trunk of `BACKBONES` with random weights."""
-    return VGG16Trunk(
-        batch_norm=backbone == "vgg16_bn",
-        head_width=head_width,
-        head_norm=head_norm,
-        dropout=dropout,
+def build_trunk(
+    backbone: str,
+    *,
+    head_width: int | None = CLASSIFIER_HEAD_WIDTH,
+    head_norm: bool = False,
+    alignment: str = "aligned",
+    dropout: float = 0.5,
+) -> Trunk:
+    """Build a trunk of `BACKBONES` with random weights.
+
+    Args:
+        backbone: Its name.
+        head_width: Channels of fc6 and fc7: 4096 in the paper, fewer for small checkpoints.
+            None for GoogLeNet, which has neither.
+        head_norm: Batch norm after fc6 and fc7. A network that starts from random weights
+            needs it; the ImageNet classifiers' fc6 and fc7 come without.
+        alignment: `paper`: the image is padded by 100, fc6 not at all. `aligned`: fc6 is padded
+            by half its kernel and the image by no more than the geometry needs (VGG16: 1).
+        dropout: Probability that an element of fc6's and fc7's output (GoogLeNet: of the last
+            map) is dropped in training.
+    """
+    # Laid out without memory first: the classifier's own fc6 alone would take 400 MB.
+    with torch.device("meta"):
+        trunk = _lay_out(backbone, head_width, head_norm, alignment, dropout)
+        paper = alignment == "paper"
+        _first_convolution(trunk).padding = (
+            PAPER_PADDING if paper else aligned_padding(backbone),
+        ) * 2
+    trunk.to_empty(device=torch.get_default_device())
+    trunk.reset_parameters()
+    return trunk
+
+
+@functools.cache
+def aligned_padding(backbone: str) -> int:
+    """Return the first layer's padding in the aligned geometry: 1 for VGG16."""
+    with torch.device("meta"):
+        return least_padding(_lay_out(backbone, 1, False, "aligned", 0.0).windows)
+
+
+def _lay_out(
+    backbone: str, head_width: int | None, head_norm: bool, alignment: str, dropout: float
+) -> Trunk:
+    """Build a trunk whose first layer still has the classifier's padding."""
+    spec = BACKBONES[backbone]
+    layers = OrderedDict(convolutionalize(spec.classifier()).named_children())
+    if not spec.has_head:
+        del layers["avgpool"], layers["fc"]
+        layers["dropout"] = nn.Dropout(dropout)
+        return Trunk(layers, spec.taps, 0)
+    if head_width is None:
+        raise ValueError(f"{backbone} needs a head_width")
+    fc6 = layers["fc6"]
+    assert isinstance(fc6, nn.Conv2d)
+    kernel_size = fc6.kernel_size[0]
+    padding = 0 if alignment == "paper" else kernel_size // 2
+    stages = OrderedDict((name, layer) for name, layer in layers.items() if "stage" in name)
+    head = OrderedDict(
+        fc6=nn.Conv2d(fc6.in_channels, head_width, kernel_size, padding=padding),
+        norm6=nn.BatchNorm2d(head_width) if head_norm else nn.Identity(),
+        relu6=nn.ReLU(inplace=True),
+        drop6=nn.Dropout(dropout),
+        fc7=nn.Conv2d(head_width, head_width, 1),
+        norm7=nn.BatchNorm2d(head_width) if head_norm else nn.Identity(),
+        relu7=nn.ReLU(inplace=True),
+        drop7=nn.Dropout(dropout),
     )
+    return Trunk(OrderedDict(**stages, **head), spec.taps, head_width)
 
 
-def imagenet_classifier(backbone: str) -> VGG:
-    """Return torchvision's classifier with ImageNet weights, fetched by torchvision itself."""
-    if backbone == "vgg16_bn":
-        return vgg16_bn(weights=VGG16_BN_Weights.IMAGENET1K_V1)
-    return vgg16(weights=VGG16_Weights.IMAGENET1K_V1)
+def _first_convolution(trunk: Trunk) -> nn.Conv2d:
+    return next(module for module in trunk.modules() if isinstance(module, nn.Conv2d))
 
 
-def load_classifier(trunk: VGG16Trunk, classifier: VGG) -> list[str]:
+def load_classifier(trunk: Trunk, classifier: Classifier) -> list[str]:
     """Copy a classifier's numbers into a trunk of the same backbone.
 
-    Convolutions and batch norms are taken in order. fc6 and fc7 are taken as well if the trunk
-    has the classifier's 4096 channels there.
+    fc6 and fc7 are taken as well if the trunk has the classifier's width there.
 
     Returns:
         Names of the trunk's layers with weights that were *not* copied, empty if all were.
@@ -125,20 +272,17 @@ def load_classifier(trunk: VGG16Trunk, classifier: VGG) -> list[str]:
     Raises:
         ValueError: If the two are of different backbones.
     """
-    source = convolutionalize(classifier)
-    stages = (trunk.stage1, trunk.stage2, trunk.stage3, trunk.stage4, trunk.stage5)
-    ours = [layer for stage in stages for layer in stage if _has_weights(layer)]
-    theirs = [layer for layer in source.get_submodule("features").children() if _has_weights(layer)]
-    if [type(layer) for layer in ours] != [type(layer) for layer in theirs]:
+    source = convolutionalize(classifier).state_dict()
+    target = trunk.state_dict()
+    head = ("fc6.", "norm6.", "fc7.", "norm7.")
+    unfit = [
+        name
+        for name, tensor in target.items()
+        if name not in source or source[name].shape != tensor.shape
+    ]
+    if not all(name.startswith(head) for name in unfit):
         raise ValueError("the classifier's layers are not those of the trunk")
-    for target, layer in zip(ours, theirs, strict=True):
-        target.load_state_dict(layer.state_dict())
-    if trunk.fc6.out_channels != VGG16_HEAD_WIDTH:
-        return ["fc6", "fc7"]
-    trunk.fc6.load_state_dict(source.get_submodule("fc6").state_dict())
-    trunk.fc7.load_state_dict(source.get_submodule("fc7").state_dict())
-    return []
-
-
-def _has_weights(layer: nn.Module) -> bool:
-    return isinstance(layer, nn.Conv2d | nn.BatchNorm2d)
+    # A head in part would be none: fc7 expects what the classifier's own fc6 gives.
+    left = [name for name in target if unfit and name.startswith(head)]
+    trunk.load_state_dict({name: source[name] for name in target if name not in left}, strict=False)
+    return list(dict.fromkeys(name.partition(".")[0] for name in left))

@@ -4,7 +4,8 @@
              |------------- FCN-32s ---> 32x
              |------------- FCN-16s -------------------> 16x
 
-Each arrow "Nx" is a deconvolution that starts as bilinear upsampling.
+Each arrow "Nx" is a deconvolution that starts as bilinear upsampling. The maps' names are those
+of VGG16; on other trunks the skips come from the pooling layers of the same strides.
 """
 
 from dataclasses import dataclass
@@ -13,15 +14,24 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from model.backbones import BACKBONES, VGG16_HEAD_WIDTH, build_trunk
+from model.backbones import (
+    BACKBONES,
+    CLASSIFIER_HEAD_WIDTH,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    build_trunk,
+)
 from model.bilinear import Deconvolution
+from model.geometry import plan_upsampling
 
-VARIANTS: Final = {"fcn32s": 32, "fcn16s": 16, "fcn8s": 8}
+VARIANTS: Final = {"fcn32s": 32, "fcn16s": 16, "fcn8s": 8, "fcn8s-atonce": 8}
 """Variant -> stride of the finest score map, which is also the factor of the last upsampling."""
 
-IMAGENET_MEAN: Final = (0.485 * 255, 0.456 * 255, 0.406 * 255)
-IMAGENET_STD: Final = (0.229 * 255, 0.224 * 255, 0.225 * 255)
-"""Statistics of ImageNet in 0..255, red, green, blue: what torchvision's weights expect."""
+AT_ONCE_SCALES: Final = {16: 0.01, 8: 0.0001}
+"""What the skips' maps are multiplied by in the authors' FCN-8s trained at once, without stages:
+maps nearer to the image have larger activations, and all scores learn at one rate."""
+
+ALIGNMENTS: Final = ("aligned", "paper")
 
 CLASSWISE_PREFIXES: Final = ("score_", "upscore")
 """Names of the layers whose shapes depend on the number of classes begin with these."""
@@ -32,14 +42,17 @@ class Architecture:
     """Everything that decides the shapes of a network's tensors, but for its classes.
 
     Attributes:
-        variant: `fcn32s`, `fcn16s` or `fcn8s`.
+        variant: `fcn32s`, `fcn16s`, `fcn8s`, or `fcn8s-atonce`: 8s with skips scaled as in
+            the authors' net that was trained in one go.
         backbone: A name from `model.backbones.BACKBONES`.
-        head_width: Channels of fc6 and fc7.
+        head_width: Channels of fc6 and fc7; None for GoogLeNet, which has neither.
         head_norm: Whether batch norm follows fc6 and fc7.
-        learned_upsampling: Whether the 2x deconvolutions are learned; the last one always
-            stays bilinear, as in the CVPR text.
-        alignment: How maps of different strides are brought together. `aligned`: the centres of
-            cells and pixels agree, no crop offsets, no padding of 100.
+        learned_upsampling: Whether the 2x deconvolutions are learned, as in the CVPR text.
+        learned_final_upsampling: Whether the last deconvolution is too; in the paper it stays
+            bilinear.
+        alignment: How maps of different strides are brought together. `aligned`: the least
+            padding that a centred, unfading geometry needs. `paper`: the image is padded by
+            100 and maps are cropped, as in the published nets.
 
     Raises:
         ValueError: If a value is unknown or out of range; the message names the known ones.
@@ -47,20 +60,28 @@ class Architecture:
 
     variant: str = "fcn8s"
     backbone: str = "vgg16_bn"
-    head_width: int = VGG16_HEAD_WIDTH
+    head_width: int | None = CLASSIFIER_HEAD_WIDTH
     head_norm: bool = False
     learned_upsampling: bool = True
+    learned_final_upsampling: bool = False
     alignment: str = "aligned"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
-        if self.backbone not in BACKBONES:
-            raise ValueError(f"unknown backbone {self.backbone!r}; known: {', '.join(BACKBONES)}")
-        if self.variant not in VARIANTS:
-            raise ValueError(f"unknown variant {self.variant!r}; known: {', '.join(VARIANTS)}")
-        if self.alignment != "aligned":
-            raise ValueError(f"unknown alignment {self.alignment!r}; known: aligned")
-        if not isinstance(self.head_width, int) or not 1 <= self.head_width <= 65536:
+        for field, known in (
+            ("backbone", BACKBONES),
+            ("variant", VARIANTS),
+            ("alignment", ALIGNMENTS),
+        ):
+            value = getattr(self, field)
+            if value not in known:
+                raise ValueError(f"unknown {field} {value!r}; known: {', '.join(known)}")
+        if not BACKBONES[self.backbone].has_head:
+            if self.head_width is not None or self.head_norm:
+                raise ValueError(
+                    f"{self.backbone} has no fc6 and fc7: head_width must be None, head_norm False"
+                )
+        elif not isinstance(self.head_width, int) or not 1 <= self.head_width <= 65536:
             raise ValueError(f"head_width must be 1 to 65536, not {self.head_width!r}")
 
 
@@ -91,23 +112,31 @@ class FCN(nn.Module):
             architecture.backbone,
             head_width=architecture.head_width,
             head_norm=architecture.head_norm,
+            alignment=architecture.alignment,
             dropout=dropout,
         )
         finest = VARIANTS[architecture.variant]
-        learned = architecture.learned_upsampling
-        self.score_fc7 = _score_layer(self.trunk.channels[32], num_classes)
-        if finest <= 16:
-            self.upscore_fc7 = Deconvolution(num_classes, 2, learned=learned)
-            self.score_pool4 = _score_layer(self.trunk.channels[16], num_classes)
-        if finest <= 8:
-            self.upscore_pool4 = Deconvolution(num_classes, 2, learned=learned)
-            self.score_pool3 = _score_layer(self.trunk.channels[8], num_classes)
-        self.upscore_final = Deconvolution(num_classes, finest, learned=False)
+        self.steps = plan_upsampling(self.trunk.grids, finest, architecture.alignment)
+        strides = [32, *(step.stride for step in self.steps[:-1])]
+        # score_fc7, score_pool4, score_pool3; upscore_fc7, upscore_pool4, upscore_final
+        self._scores = {stride: f"score_{self.trunk.taps[stride].name}" for stride in strides}
+        self._upscores = [f"upscore_{self.trunk.taps[stride].name}" for stride in strides[:-1]]
+        self._upscores.append("upscore_final")
+        for stride, name in self._scores.items():
+            self.add_module(name, _score_layer(self.trunk.channels[stride], num_classes))
+        for name, step in zip(self._upscores, self.steps, strict=True):
+            learned = (
+                architecture.learned_final_upsampling
+                if step.stride == 1
+                else architecture.learned_upsampling
+            )
+            self.add_module(name, Deconvolution(num_classes, step.upsampling, learned=learned))
+        self._scales = AT_ONCE_SCALES if architecture.variant == "fcn8s-atonce" else {}
 
     @property
     def compute_dtype(self) -> torch.dtype:
         """Number format of the convolutions' weights."""
-        return self.score_fc7.weight.dtype
+        return next(self.trunk.parameters()).dtype
 
     def cast_convolutions(self, dtype: torch.dtype) -> "FCN":
         """Cast trunk and score layers; normalisation and upsampling stay in 32 bits.
@@ -131,15 +160,29 @@ class FCN(nn.Module):
             fp32 logits, BxCxHxW.
         """
         x = ((images - self.mean) / self.std).to(self.compute_dtype)
-        features = self.trunk(x)
-        score = self.score_fc7(features[32]).float()
-        if hasattr(self, "score_pool4"):
-            skip = self.score_pool4(features[16]).float()
-            score = _crop(_in_fp32(self.upscore_fc7, score), skip) + skip
-        if hasattr(self, "score_pool3"):
-            skip = self.score_pool3(features[8]).float()
-            score = _crop(_in_fp32(self.upscore_pool4, score), skip) + skip
-        return _crop(_in_fp32(self.upscore_final, score), images)
+        maps = self.trunk(x)
+        score = self._score(32, maps)
+        for name, step in zip(self._upscores[:-1], self.steps, strict=False):
+            upsampled = self._upscore(name, score)
+            score = _add(upsampled, self._score(step.stride, maps), step.offset)
+        offset = self.steps[-1].offset
+        height, width = images.shape[-2:]
+        upsampled = self._upscore(self._upscores[-1], score)
+        return upsampled[..., offset : offset + height, offset : offset + width]
+
+    def _score(self, stride: int, maps: dict[int, Tensor]) -> Tensor:
+        """Return the class scores of the trunk's map of a stride, in 32 bits."""
+        features = maps[stride]
+        if stride in self._scales:
+            features = features * self._scales[stride]
+        score: Tensor = self.get_submodule(self._scores[stride])(features)
+        return score.float()
+
+    def _upscore(self, name: str, score: Tensor) -> Tensor:
+        """Upsample scores, outside of autocast."""
+        with torch.autocast(score.device.type, enabled=False):
+            upsampled: Tensor = self.get_submodule(name)(score)
+        return upsampled
 
 
 def _score_layer(channels: int, num_classes: int) -> nn.Conv2d:
@@ -154,17 +197,17 @@ def _score_layer(channels: int, num_classes: int) -> nn.Conv2d:
     return layer
 
 
-def _crop(x: Tensor, like: Tensor) -> Tensor:
-    """Cut `x` down to the height and width of `like`.
+def _add(upsampled: Tensor, skip: Tensor, offset: int) -> Tensor:
+    """Add two maps where they overlap.
 
-    Upsampled maps overhang to the right and below only, because pooling rounds up and, in the
-    aligned geometry, every map's first cell covers the image's first pixel.
+    Args:
+        upsampled: BxCxHxW.
+        skip: BxCxH'xW'.
+        offset: Cell of `upsampled` that lies on cell 0 of `skip`, along both axes; negative if
+            `upsampled` begins within `skip`.
     """
-    return x[..., : like.shape[-2], : like.shape[-1]]
-
-
-def _in_fp32(layer: nn.Module, x: Tensor) -> Tensor:
-    """Run a layer outside of autocast."""
-    with torch.autocast(x.device.type, enabled=False):
-        output: Tensor = layer(x)
-    return output
+    upsampled = upsampled[..., max(0, offset) :, max(0, offset) :]
+    skip = skip[..., max(0, -offset) :, max(0, -offset) :]
+    height = min(upsampled.shape[-2], skip.shape[-2])
+    width = min(upsampled.shape[-1], skip.shape[-1])
+    return upsampled[..., :height, :width] + skip[..., :height, :width]

@@ -4,9 +4,11 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Final
 
+import torch
+
 from app.errors import UsageError
 from model import FCN, Architecture, ClassInfo, load_checkpoint
-from model.backbones import VGG16_HEAD_WIDTH, imagenet_classifier, load_classifier
+from model.backbones import BACKBONES, CLASSIFIER_HEAD_WIDTH, load_classifier
 from model.fcn import CLASSWISE_PREFIXES
 
 NARROW_HEAD: Final = 256
@@ -18,11 +20,12 @@ class Start:
     """What the user asked for; None leaves the choice to `build_network`.
 
     Attributes:
-        variant: `fcn32s`, `fcn16s` or `fcn8s`.
+        variant: A name from `model.fcn.VARIANTS`.
         backbone: Name of the trunk.
         head_width: Channels of fc6 and fc7.
         head_norm: Whether batch norm follows them.
         learned_upsampling: Whether the 2x deconvolutions are learned.
+        alignment: `aligned` or `paper`.
         pretrained: Whether the trunk starts from torchvision's ImageNet weights.
         init_from: A checkpoint to start from.
     """
@@ -32,6 +35,7 @@ class Start:
     head_width: int | None = None
     head_norm: bool | None = None
     learned_upsampling: bool | None = None
+    alignment: str | None = None
     pretrained: bool = False
     init_from: Path | None = None
 
@@ -54,23 +58,34 @@ def build_network(
         net = _build(start, card.architecture, len(classes), dropout)
         same_classes = [info.name for info in card.classes] == [info.name for info in classes]
         return net, _copy_weights(source, net, same_classes=same_classes)
-    backbone = start.backbone or "vgg16_bn"
-    paper_head = start.head_width is None or start.head_width == VGG16_HEAD_WIDTH
+    name = start.backbone or "vgg16_bn"
+    backbone = BACKBONES[name]
+    paper_head = start.head_width is None or start.head_width == CLASSIFIER_HEAD_WIDTH
     default = Architecture(
-        backbone=backbone,
-        head_width=VGG16_HEAD_WIDTH if start.pretrained else NARROW_HEAD,
+        backbone=name,
+        head_width=_default_width(start) if backbone.has_head else None,
         # The classifier's fc6 and fc7 were trained without norms; random ones need them.
-        head_norm=backbone == "vgg16_bn" and not (start.pretrained and paper_head),
+        head_norm=name == "vgg16_bn" and not (start.pretrained and paper_head),
     )
     net = _build(start, default, len(classes), dropout)
     if not start.pretrained:
         return net, ["weights: random"]
+    if backbone.weights is None:
+        known = ", ".join(name for name, each in BACKBONES.items() if each.weights)
+        raise UsageError(f"--pretrained: torchvision has no weights for {name}, only for {known}")
     try:
-        classifier = imagenet_classifier(backbone)
+        classifier = backbone.weights()
     except OSError as error:
         raise UsageError(f"--pretrained: torchvision cannot fetch the weights: {error}") from error
     new = [*load_classifier(net.trunk, classifier), "score layers"]
-    return net, [f"weights: ImageNet, {backbone}; newly initialised: {', '.join(new)}"]
+    # The normalisation belongs to the weights: it is what they were trained with.
+    net.mean.copy_(torch.tensor(backbone.mean).view(3, 1, 1))
+    net.std.copy_(torch.tensor(backbone.std).view(3, 1, 1))
+    return net, [f"weights: ImageNet, {name}; newly initialised: {', '.join(new)}"]
+
+
+def _default_width(start: Start) -> int:
+    return CLASSIFIER_HEAD_WIDTH if start.pretrained else NARROW_HEAD
 
 
 def _build(start: Start, default: Architecture, num_classes: int, dropout: float) -> FCN:
