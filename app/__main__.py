@@ -8,6 +8,7 @@ COMMANDS: Final = {
     "train": "train an FCN on labelled images",
     "evaluate": "measure a checkpoint on a labelled split",
     "predict": "write masks for image files",
+    "convert": "make a checkpoint of the paper's published weights",
     "serve": "answer POST /segment over HTTP",
 }
 """Command -> what it does. A command's module is imported only when it runs."""

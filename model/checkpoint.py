@@ -9,6 +9,7 @@ import dataclasses
 import errno
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -28,6 +29,10 @@ FORMAT_VERSION: Final = 1
 
 NAME_PATTERN: Final = re.compile(r"[\w.:+-]{1,128}", re.ASCII)
 """Model names go into an HTTP header and into metrics."""
+
+
+SHOWN_MISFITS: Final = 5
+"""How many tensors that do not fit a message lists."""
 
 
 class CheckpointError(ValueError):
@@ -184,6 +189,17 @@ def _read_card(metadata: dict[str, str] | None) -> Card:
 
 def _check_shapes(net: FCN, found: dict[str, tuple[int, ...]]) -> None:
     expected = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
+    if problems := misfits(expected, found):
+        raise CheckpointError(f"its tensors do not fit its architecture: {problems}")
+
+
+def misfits(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> str:
+    """Name the tensors that are missing, unknown or of another shape; empty if there are none.
+
+    Args:
+        expected: Shapes by name.
+        found: The same of a file.
+    """
     problems = [f"{name} is missing" for name in expected if name not in found]
     problems += [f"{name} is unknown" for name in found if name not in expected]
     problems += [
@@ -191,10 +207,8 @@ def _check_shapes(net: FCN, found: dict[str, tuple[int, ...]]) -> None:
         for name, shape in expected.items()
         if name in found and found[name] != shape
     ]
-    if problems:
-        shown = "; ".join(problems[:5])
-        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise CheckpointError(f"its tensors do not fit its architecture: {shown}{more}")
+    more = f"; and {len(problems) - SHOWN_MISFITS} more" if len(problems) > SHOWN_MISFITS else ""
+    return "; ".join(problems[:SHOWN_MISFITS]) + more
 
 
 def _restore(name: str, tensor: Tensor, expected: torch.dtype) -> Tensor:
