@@ -1,12 +1,15 @@
-"""`python -m app.evaluate`: the paper's four metrics and IU by class on a labelled split."""
+"""`python -m app.evaluate`: the paper's four metrics and the boundary F on a labelled split."""
 
+import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -19,34 +22,60 @@ from app.cli import (
     follow,
     integer,
     load_engine,
+    number,
     parser,
     run,
 )
 from app.errors import UsageError
-from app.inference.engine import Engine
+from app.inference.render import MAX_SCALE, MIN_SCALE
+from app.train.boundary import BoundaryF
 from app.train.datasets import DATASETS, SPLITS, LabelledImages, open_dataset
-from app.train.metrics import ConfusionMatrix, Metrics
+from app.train.metrics import ConfusionMatrix
+from app.train.report import Predict, draw_confusion, draw_worst
 from model import Card
 from model.files import write_atomically
 
 T = TypeVar("T", int, float)
 
 
-def evaluate(engine: Engine, dataset: LabelledImages, console: Console) -> Metrics:
-    """Segment every photo of a dataset, whole and at native resolution, and measure.
+@dataclass(frozen=True)
+class Evaluation:
+    """What a split says of a network.
+
+    Attributes:
+        confusion: All labelled pixels, by true and predicted class.
+        boundary: How well the predicted boundaries lie on the true ones.
+        photo_mean_iu: Mean IU of each photo by itself, `nan` where everything is void. It ranks
+            photos; its mean is not the paper's mean IU, which comes from `confusion`.
+    """
+
+    confusion: ConfusionMatrix
+    boundary: BoundaryF
+    photo_mean_iu: tuple[float, ...]
+
+
+def evaluate(predict: Predict, dataset: LabelledImages, console: Console) -> Evaluation:
+    """Compare the prediction of every photo with its labels, pixel by pixel.
 
     Raises:
-        UsageError: If the dataset's classes are not the checkpoint's, or a file cannot be read.
+        UsageError: If a file cannot be read, sizes differ, or no pixel of the split is labelled.
     """
-    check_classes(engine.card, dataset)
     confusion = ConfusionMatrix(len(dataset.classes))
+    boundary = BoundaryF(len(dataset.classes))
+    photo_mean_iu = []
     for index in follow(range(len(dataset)), "evaluating", console):
         truth = dataset.label(index)
-        prediction = engine.segment([dataset.photo(index)])[0].label_map
+        prediction = predict(index)
         if prediction.shape != truth.shape:
             raise UsageError(f"{dataset.names[index]} and its label map differ in size")
-        confusion.update(truth, prediction)
-    return confusion.metrics()
+        photo = ConfusionMatrix(len(dataset.classes))
+        photo.update(truth, prediction)
+        confusion.add(photo)
+        boundary.update(truth, prediction)
+        photo_mean_iu.append(photo.metrics().mean_iu)
+    if not confusion.counts.any():
+        raise UsageError("no pixel of the split is labelled: everything is void")
+    return Evaluation(confusion, boundary, tuple(photo_mean_iu))
 
 
 def check_classes(card: Card, dataset: LabelledImages) -> None:
@@ -69,20 +98,47 @@ def _choose(asked: T | None, same_dataset: bool, trained: T | None) -> T | None:
     return asked if asked is not None or not same_dataset else trained
 
 
-def _table(metrics: Metrics, card: Card, title: str) -> Table:
-    table = Table("class", "IU", title=title)
-    table.columns[1].justify = "right"
-    for info, value in zip(card.classes, metrics.iu, strict=True):
-        table.add_row(escape(info.name), "-" if np.isnan(value) else f"{value:.4f}")
+def _scales(text: str) -> tuple[float, ...]:
+    """Parse `A,B,...`: scales within the limits of `app.predict`, each once."""
+    scales = tuple(number(MIN_SCALE, MAX_SCALE)(word.strip()) for word in text.split(","))
+    if len(set(scales)) < len(scales):
+        raise argparse.ArgumentTypeError(f"{text!r} names a scale twice")
+    return scales
+
+
+def _table(evaluation: Evaluation, class_names: Sequence[str], title: str) -> Table:
+    metrics, boundary = evaluation.confusion.metrics(), evaluation.boundary
+    table = Table("class", "IU", "boundary F", title=escape(title))
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, *values in zip(class_names, metrics.iu, boundary.by_class, strict=True):
+        table.add_row(escape(name), *map(_cell, values))
     table.add_section()
+    table.add_row("mean over classes", _cell(metrics.mean_iu), _cell(boundary.mean))
     for name, value in (
-        ("mean IU", metrics.mean_iu),
         ("pixel accuracy", metrics.pixel_accuracy),
         ("mean accuracy", metrics.mean_accuracy),
         ("frequency weighted IU", metrics.frequency_weighted_iu),
     ):
-        table.add_row(name, f"{value:.4f}")
+        table.add_row(name, _cell(value))
     return table
+
+
+def _cell(value: float) -> str:
+    return "-" if np.isnan(value) else f"{value:.4f}"
+
+
+def _check_places(options: argparse.Namespace) -> None:
+    """Refuse results that could not be written, before hours are spent on them.
+
+    Raises:
+        UsageError: If a folder is missing or a file is in the way.
+    """
+    for path in (options.json, options.report):
+        if path and not path.parent.is_dir():
+            raise UsageError(f"{path.parent}: no such folder")
+    if options.report and options.report.exists() and not options.report.is_dir():
+        raise UsageError(f"{options.report}: not a folder")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -90,8 +146,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser(
         "evaluate",
         "Measure a checkpoint on a labelled split: pixel accuracy, mean accuracy, mean IU and "
-        "frequency weighted IU, as defined in the FCN paper, over all pixels of the split.",
-        "python -m app.evaluate --dataset camvid --data CamVid --split val",
+        "frequency weighted IU, as defined in the FCN paper, over all pixels of the split, and "
+        "the F-measure of class boundaries.",
+        "python -m app.evaluate --dataset camvid --data CamVid --split val --report report",
     )
     add_checkpoint(arguments)
     add_data(arguments, DATASETS)
@@ -104,12 +161,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="of that choice (default, like the share: those that the checkpoint was trained with)",
     )
     add_device(arguments)
+    arguments.add_argument(
+        "--tta",
+        choices=("none", "flip"),
+        default="none",
+        help="test-time augmentation: average with the mirrored photo's class probabilities",
+    )
+    arguments.add_argument(
+        "--scales",
+        type=_scales,
+        metavar="A,B",
+        default="1",
+        help=f"scales the network sees, averaged likewise; {MIN_SCALE:g} to {MAX_SCALE:g} each",
+    )
     arguments.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
+    arguments.add_argument(
+        "--report",
+        type=Path,
+        metavar="DIR",
+        help="write confusion.png and worst.png, the photos with the lowest mean IU, here",
+    )
     options = arguments.parse_args(argv)
 
     def evaluate_command() -> int:
-        if options.json and not options.json.parent.is_dir():
-            raise UsageError(f"{options.json.parent}: no such folder")
+        _check_places(options)
         engine = load_engine(options.checkpoint, options.device, options.precision)
         trained = engine.card.training
         same_dataset = trained.get("dataset") == options.dataset
@@ -119,11 +194,24 @@ def main(argv: Sequence[str] | None = None) -> int:
             options.split,
             val_fraction=_choose(options.val_fraction, same_dataset, trained.get("val_fraction")),
             seed=_choose(options.seed, same_dataset, trained.get("seed")) or 0,
+            download=options.download,
         )
+        check_classes(engine.card, dataset)
+        class_names = [info.name for info in dataset.classes]
+
+        def predict(index: int) -> NDArray[np.uint8]:
+            return engine.segment_views(
+                dataset.photo(index), scales=options.scales, flip=options.tta == "flip"
+            )
+
         console = Console()
-        metrics = evaluate(engine, dataset, console)
-        title = f"{engine.card.name} on {options.dataset} {options.split}, {len(dataset)} photos"
-        console.print(_table(metrics, engine.card, title))
+        evaluation = evaluate(predict, dataset, console)
+        scales = ", ".join(f"{scale:g}" for scale in options.scales)
+        title = (
+            f"{engine.card.name} on {options.dataset} {options.split}, {len(dataset)} photos, "
+            f"scales {scales}, tta {options.tta}"
+        )
+        console.print(_table(evaluation, class_names, title))
         if options.json:
             values = {
                 "checkpoint": {"name": engine.card.name, "version": engine.version},
@@ -131,10 +219,19 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "split": options.split,
                 "photos": len(dataset),
                 "precision": engine.precision,
-                **metrics.to_json([info.name for info in engine.card.classes]),
+                "scales": options.scales,
+                "tta": options.tta,
+                **evaluation.confusion.metrics().to_json(class_names),
+                **evaluation.boundary.to_json(class_names),
             }
             text = json.dumps(values, indent=2) + "\n"
             write_atomically(options.json, lambda path: path.write_text(text))
+        if options.report:
+            options.report.mkdir(exist_ok=True)
+            counts = evaluation.confusion.counts
+            draw_confusion(counts, class_names, options.report / "confusion.png")
+            worst = options.report / "worst.png"
+            draw_worst(dataset, predict, evaluation.photo_mean_iu, worst)
         return 0
 
     return run(evaluate_command)

@@ -1,6 +1,5 @@
-"""`fcn`, evaluate and predict: what they print, write and refuse."""
+"""`fcn` and predict: what they print, write and refuse."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -36,32 +35,6 @@ def data(tmp_path: Path) -> Path:
     label[0] = 1
     Image.fromarray(label).save(folder / "masks" / "a.png")
     return tmp_path / "data"
-
-
-def test_evaluate_prints_and_writes_the_figures(
-    checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = ["--checkpoint", checkpoint, "--dataset", "folder", "--data", data]
-    words += ["--device", "cpu", "--json", tmp_path / "figures.json"]
-    assert evaluate.main([str(word) for word in words]) == 0
-    figures = json.loads((tmp_path / "figures.json").read_text())
-    assert figures["pixel_accuracy"] == 0.25
-    assert figures["mean_accuracy"] == 0.5
-    assert figures["iu"] == {"leaf": 0.0, "spot": 0.25}
-    assert figures["mean_iu"] == 0.125
-    assert figures["checkpoint"]["name"] == "ones"
-    printed = capsys.readouterr().out
-    assert "0.1250" in printed
-    assert "spot" in printed
-
-
-def test_evaluate_refuses_other_classes(
-    checkpoint: Path, data: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (data / "classes.txt").write_text("leaf\nbug\n")
-    words = ["--checkpoint", checkpoint, "--dataset", "folder", "--data", data]
-    assert evaluate.main([str(word) for word in words]) == 2
-    assert "leaf, bug" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", [evaluate.main, predict.main])

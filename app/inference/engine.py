@@ -2,7 +2,8 @@
 
 import copy
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from app.inference.decode import resize, scaled_size
 from app.inference.device import choose_compute
 from model import FCN, Card, load_checkpoint
 
@@ -126,8 +128,65 @@ class Engine:
             DeviceLostError: If the device can never be used again by this process.
             torch.OutOfMemoryError: If the batch does not fit.
         """
+        with self._device_errors():
+            logits = self._logits(photos, size)
+            best, labels = logits.max(dim=1)
+            class_scores = _class_scores(logits, best, labels) if scores else None
+            label_maps = labels.to(torch.uint8).cpu().numpy()
+        return [
+            Segmentation(label_map, None if class_scores is None else class_scores[index])
+            for index, label_map in enumerate(label_maps)
+        ]
+
+    @torch.inference_mode()
+    def segment_views(
+        self, photo: NDArray[np.uint8], *, scales: Sequence[float] = (1.0,), flip: bool = False
+    ) -> NDArray[np.uint8]:
+        """Segment a photo by the mean of its class probabilities over several views of it.
+
+        Each view costs a forward; evaluation can afford that, serving cannot. A single view gives
+        the label map that `segment` gives.
+
+        Every view's logits are interpolated to the photo's size and only then become
+        probabilities: an edge between two classes then lies where their logits cross, as in
+        `segment`. Interpolated probabilities would put it elsewhere, because they saturate and
+        no longer tell how sure the network is on either side. Probabilities are averaged, not
+        logits, so that a view whose logits are large does not outvote the others.
+
+        Args:
+            photo: RGB, HxWx3.
+            scales: Factors of the photo's size that the network sees, at least one.
+            flip: Whether the network sees each of them mirrored left to right as well.
+
+        Returns:
+            The best class of every pixel, HxW.
+
+        Raises:
+            ValueError: If there is no scale or one is not positive.
+            DeviceLostError: If the device can never be used again by this process.
+            torch.OutOfMemoryError: If a view does not fit.
+        """
+        if not scales:
+            raise ValueError("no scale to segment at")
+        height, width = photo.shape[:2]
+        views = [resize(photo, scaled_size(height, width, scale)) for scale in scales]
+        if len(views) == 1 and not flip:
+            return self.segment(views, size=(height, width))[0].label_map
+        with self._device_errors():
+            total = torch.zeros((), device=self.device)
+            for view in views:
+                total = total + self._logits([view], (height, width)).softmax(dim=1)
+                if flip:
+                    mirrored = self._logits([view[:, ::-1]], (height, width))
+                    total = total + mirrored.flip(3).softmax(dim=1)
+            label_map: NDArray[np.uint8] = total.argmax(dim=1)[0].to(torch.uint8).cpu().numpy()
+        return label_map
+
+    @contextmanager
+    def _device_errors(self) -> Iterator[None]:
+        """Free memory after a forward that ran out of it, and tell a lost device from a bug."""
         try:
-            return self._segment(photos, size, scores)
+            yield
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()  # a smaller batch may fit into what the allocator held
             raise
@@ -144,21 +203,14 @@ class Engine:
             return False
         return True
 
-    def _segment(
-        self, photos: Sequence[NDArray[np.uint8]], size: tuple[int, int] | None, scores: bool
-    ) -> list[Segmentation]:
+    def _logits(self, photos: Sequence[NDArray[np.uint8]], size: tuple[int, int] | None) -> Tensor:
+        """Run the network: logits, BxCxHxW, of the photos' own size or of `size`."""
         # HxWx3 in memory is channels-last already: permuting it costs nothing.
         batch = torch.from_numpy(np.stack(photos)).to(self.device).permute(0, 3, 1, 2)
-        logits = self._net(batch)
+        logits: Tensor = self._net(batch)
         if size is not None and size != tuple(logits.shape[-2:]):
             logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)
-        best, labels = logits.max(dim=1)
-        class_scores = _class_scores(logits, best, labels) if scores else None
-        label_maps = labels.to(torch.uint8).cpu().numpy()
-        return [
-            Segmentation(label_map, None if class_scores is None else class_scores[index])
-            for index, label_map in enumerate(label_maps)
-        ]
+        return logits
 
 
 def _identity(path: Path) -> tuple[int, int, int]:

@@ -33,13 +33,13 @@ class Metrics:
     def to_json(self, class_names: list[str]) -> dict[str, Any]:
         """Return JSON values; undefined figures are null."""
         values: dict[str, Any] = {
-            "pixel_accuracy": _json_number(self.pixel_accuracy),
-            "mean_accuracy": _json_number(self.mean_accuracy),
-            "mean_iu": _json_number(self.mean_iu),
-            "frequency_weighted_iu": _json_number(self.frequency_weighted_iu),
+            "pixel_accuracy": json_number(self.pixel_accuracy),
+            "mean_accuracy": json_number(self.mean_accuracy),
+            "mean_iu": json_number(self.mean_iu),
+            "frequency_weighted_iu": json_number(self.frequency_weighted_iu),
         }
         values["iu"] = {
-            name: _json_number(value) for name, value in zip(class_names, self.iu, strict=True)
+            name: json_number(value) for name, value in zip(class_names, self.iu, strict=True)
         }
         return values
 
@@ -60,14 +60,15 @@ class ConfusionMatrix:
         Raises:
             ValueError: If the shapes differ, or a label that is not void lies outside the classes.
         """
-        if truth.shape != prediction.shape:
-            raise ValueError(f"truth is {truth.shape}, prediction {prediction.shape}")
         classes = len(self.counts)
+        check_label_maps(truth, prediction, classes)
         known = truth != VOID
-        if known.any() and max(truth[known].max(), prediction[known].max()) >= classes:
-            raise ValueError(f"a label lies outside the {classes} classes")
         pairs = truth[known].astype(np.int64) * classes + prediction[known]
         self.counts += np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+
+    def add(self, other: "ConfusionMatrix") -> None:
+        """Add what another matrix of the same classes has counted."""
+        self.counts += other.counts
 
     def metrics(self) -> Metrics:
         """Compute the metrics of all that was counted."""
@@ -80,17 +81,34 @@ class ConfusionMatrix:
             total = truth.sum()
             return Metrics(
                 pixel_accuracy=float(hits.sum() / total),
-                mean_accuracy=_mean_of_defined(accuracy),
-                mean_iu=_mean_of_defined(iu),
+                mean_accuracy=mean_of_defined(accuracy),
+                mean_iu=mean_of_defined(iu),
                 frequency_weighted_iu=float(np.nansum(truth * iu) / total),
                 iu=tuple(iu.tolist()),
             )
 
 
-def _mean_of_defined(values: NDArray[np.float64]) -> float:
+def check_label_maps(
+    truth: NDArray[np.uint8], prediction: NDArray[np.uint8], num_classes: int
+) -> None:
+    """Refuse label maps that cannot be compared.
+
+    Raises:
+        ValueError: If the shapes differ, or a label that is not void lies outside the classes.
+    """
+    if truth.shape != prediction.shape:
+        raise ValueError(f"truth is {truth.shape}, prediction {prediction.shape}")
+    known = truth != VOID
+    if known.any() and max(truth[known].max(), prediction[known].max()) >= num_classes:
+        raise ValueError(f"a label lies outside the {num_classes} classes")
+
+
+def mean_of_defined(values: NDArray[np.float64]) -> float:
+    """Return the mean of all values that are not `nan`; `nan` if there are none."""
     defined = values[~np.isnan(values)]
     return float(defined.mean()) if defined.size else float("nan")
 
 
-def _json_number(value: float) -> float | None:
+def json_number(value: float) -> float | None:
+    """Return a figure for JSON, rounded to six digits; JSON has no `nan`, so that is null."""
     return None if np.isnan(value) else round(value, 6)

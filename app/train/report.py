@@ -1,19 +1,38 @@
-"""Pictures of a training run: learning curves and sample predictions."""
+"""Pictures: learning curves, sample predictions, the confusion matrix and the worst photos."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
+from app.inference.decode import resize
 from app.train.datasets import LabelledImages
 from model import VOID, ClassInfo
 from model.files import write_atomically
 
 SAMPLES: Final = 4
 """Photos on the sample sheet, spread evenly over val."""
+
+WORST: Final = 5
+"""Photos on the sheet of the worst."""
+
+COLUMN_INCHES: Final = 4.0
+"""Width of a column of a sheet."""
+SHEET_DPI: Final = 100
+MAX_NAME: Final = 28
+"""Longest name that is written in full, in characters."""
+
+ERROR_COLOR: Final = (230, 30, 40)
+
+Predict = Callable[[int], NDArray[np.uint8]]
+"""Index of a sample -> its predicted label map, HxW."""
 
 
 def draw_curves(history: Sequence[dict[str, Any]], path: Path) -> None:
@@ -46,9 +65,7 @@ def draw_curves(history: Sequence[dict[str, Any]], path: Path) -> None:
     _save(figure, path, dpi=120)
 
 
-def draw_samples(
-    dataset: LabelledImages, predict: Callable[[int], NDArray[np.uint8]], path: Path
-) -> None:
+def draw_samples(dataset: LabelledImages, predict: Predict, path: Path) -> None:
     """Draw photo, truth and prediction side by side for a few samples, with a colour key.
 
     Args:
@@ -56,37 +73,198 @@ def draw_samples(
         predict: Index -> label map, HxW.
         path: The PNG to write.
     """
-    rows = min(SAMPLES, len(dataset))
-    indices = np.linspace(0, len(dataset) - 1, rows).round().astype(int)
-    figure = Figure(figsize=(12, 3.1 * rows + 0.6), layout="constrained")
-    axes = figure.subplots(rows, 3, squeeze=False)
-    for row, index in zip(axes, indices, strict=True):
-        truth = dataset.label(index)
-        pictures = (
-            dataset.photo(index),
-            colorize(truth, dataset.classes),
-            colorize(predict(index), dataset.classes),
+    count = min(SAMPLES, len(dataset))
+    rows = []
+    for index in np.linspace(0, len(dataset) - 1, count).round().astype(int).tolist():
+        rows.append(
+            [
+                _panel(shorten(dataset.names[index]), dataset.photo(index)),
+                _panel("truth (void black)", colorize(dataset.label(index), dataset.classes)),
+                _panel("prediction", colorize(predict(index), dataset.classes)),
+            ]
         )
-        titles = (dataset.names[index], "truth (void black)", "prediction")
-        for axis, picture, title in zip(row, pictures, titles, strict=True):
-            axis.imshow(picture, interpolation="nearest")
-            axis.set_title(title, fontsize=9, parse_math=False)
-            axis.set_axis_off()
-    key = [
-        figure.axes[0].scatter([], [], marker="s", s=60, color=info.hex_color)
-        for info in dataset.classes
-    ]
-    names = [info.name for info in dataset.classes]
-    legend = figure.legend(
-        key, names, loc="outside lower center", ncols=min(len(names), 8), fontsize=9
+    _draw_sheet(rows, dataset.classes, path)
+
+
+def draw_worst(
+    dataset: LabelledImages, predict: Predict, photo_mean_iu: Sequence[float], path: Path
+) -> None:
+    """Draw the photos with the lowest mean IU: photo, truth, prediction and the wrong pixels.
+
+    Args:
+        dataset: What was evaluated.
+        predict: Index -> label map, HxW; called again for the worst, so that no label map has to
+            be kept during evaluation.
+        photo_mean_iu: Mean IU of each photo by itself, `nan` where everything is void: such a
+            photo is never among the worst. One at least has a value. It ranks photos and is no
+            figure to report or to average: the paper's IU is a ratio over all pixels of a split,
+            while here a class of which a photo has ten pixels weighs as much as its road.
+        path: The PNG to write.
+    """
+    rows = []
+    for index in worst_photos(photo_mean_iu):
+        photo, truth, prediction = dataset.photo(index), dataset.label(index), predict(index)
+        labelled = truth != VOID
+        wrong = labelled & (prediction != truth)
+        rows.append(
+            [
+                _panel(
+                    f"{shorten(dataset.names[index])}\nmean IU {photo_mean_iu[index]:.3f}", photo
+                ),
+                _panel("truth (void black)", colorize(truth, dataset.classes)),
+                _panel("prediction", colorize(prediction, dataset.classes)),
+                _panel(
+                    f"wrong (red): {wrong.sum() / labelled.sum():.1%} of labelled pixels",
+                    mark_errors(photo, truth, prediction),
+                ),
+            ]
+        )
+    _draw_sheet(rows, dataset.classes, path)
+
+
+def worst_photos(photo_mean_iu: Sequence[float], count: int = WORST) -> list[int]:
+    """Return the indices of the lowest values, the lowest first; `nan` is left out."""
+    order = np.argsort(photo_mean_iu, kind="stable")  # it puts nan last
+    return [index for index in order.tolist() if not np.isnan(photo_mean_iu[index])][:count]
+
+
+def mark_errors(
+    photo: NDArray[np.uint8], truth: NDArray[np.uint8], prediction: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
+    """Return a pale grey photo, HxWx3, with wrong pixels in red and void in black.
+
+    Args:
+        photo: HxWx3.
+        truth: HxW, 255 for void.
+        prediction: HxW.
+    """
+    grey = (0.45 * photo.mean(axis=2, keepdims=True) + 0.55 * 255).astype(np.uint8)
+    picture: NDArray[np.uint8] = grey.repeat(3, axis=2)
+    picture[prediction != truth] = ERROR_COLOR
+    picture[truth == VOID] = 0
+    return picture
+
+
+def draw_confusion(counts: NDArray[np.int64], class_names: Sequence[str], path: Path) -> None:
+    """Draw a confusion matrix as shares of each true class.
+
+    Args:
+        counts: Pixels by true class (rows) and predicted class (columns), CxC.
+        class_names: C names.
+        path: The PNG to write.
+    """
+    classes = len(class_names)
+    totals = counts.sum(axis=1, keepdims=True)
+    shares = np.ma.masked_array(counts / np.maximum(totals, 1), np.repeat(totals == 0, classes, 1))
+    names = [shorten(name) for name in class_names]
+    # Inches: roomy cells for few classes, then a matrix of 13 until names could not be read.
+    side = max(3.5, classes * min(0.7, max(0.12, 13 / classes)))
+    cell_points = 72 * side / classes
+    # The matrix is the figure; saving makes room for what stands around it.
+    figure = Figure(figsize=(side, side))
+    axis = figure.add_axes((0, 0, 1, 1), xlabel="predicted class")
+    axis.set_ylabel("true class" + (" (grey: not in the truth)" if not totals.all() else ""))
+    colors = colormaps["Blues"].with_extremes(bad="0.85")
+    image = axis.imshow(shares, cmap=colors, vmin=0, vmax=1)
+    font = min(9.0, 0.85 * cell_points)
+    axis.set_xticks(
+        range(classes),
+        names,
+        rotation=45 if cell_points > 30 else 90,
+        ha="right",
+        va="center",
+        rotation_mode="anchor",
+        fontsize=font,
     )
+    axis.set_yticks(range(classes), names, fontsize=font)
+    for label in (*axis.get_xticklabels(), *axis.get_yticklabels()):
+        label.set_parse_math(False)
+    _write_shares(axis, shares, font=min(9.0, cell_points / 3))
+    figure.colorbar(
+        image,
+        cax=axis.inset_axes((1.02, 0, 0.25 / side, 1)),
+        format=PercentFormatter(xmax=1),
+        label="share of the true class's pixels",
+    )
+    _save(figure, path, dpi=120)
+
+
+def _write_shares(axis: Axes, shares: np.ma.MaskedArray[Any, Any], *, font: float) -> None:
+    """Write per cents into the cells, where they can be read; below a half they stay empty."""
+    if font < 5:
+        return
+    for row, column in itertools.product(*map(range, shares.shape)):
+        share = shares[row, column]
+        if share is not np.ma.masked and share >= 0.005:
+            axis.text(
+                column,
+                row,
+                f"{share:.0%}".removesuffix("%"),
+                ha="center",
+                va="center",
+                fontsize=font,
+                color="white" if share > 0.5 else "black",
+            )
+
+
+def shorten(name: str) -> str:
+    """Return a name of at most `MAX_NAME` characters, cut in the middle if it was longer."""
+    if len(name) <= MAX_NAME:
+        return name
+    half = (MAX_NAME - 1) // 2
+    return f"{name[:half]}…{name[-half:]}"
+
+
+class _Panel(NamedTuple):
+    """A picture on a sheet, HxWx3, and what stands above it."""
+
+    title: str
+    picture: NDArray[np.uint8]
+
+
+def _panel(title: str, picture: NDArray[np.uint8]) -> _Panel:
+    """Return a panel with no more pixels than the sheet shows: a photo may have millions."""
+    factor = COLUMN_INCHES * SHEET_DPI / picture.shape[1]
+    if factor >= 1:
+        return _Panel(title, picture)
+    height, width = (max(1, round(side * factor)) for side in picture.shape[:2])
+    return _Panel(title, resize(picture, (height, width)))
+
+
+def _draw_sheet(rows: Sequence[Sequence[_Panel]], classes: Sequence[ClassInfo], path: Path) -> None:
+    """Draw rows of pictures of equal size by row, with a colour key of the classes below."""
+    width = COLUMN_INCHES * len(rows[0])
+    # A row is as high as its photo, but for strips and towers.
+    heights = [
+        min(1.5, max(0.3, row[0].picture.shape[0] / row[0].picture.shape[1])) for row in rows
+    ]
+    heights = [COLUMN_INCHES * height + 0.5 for height in heights]
+    entry_inches = 0.55 + 0.085 * min(MAX_NAME, max(len(info.name) for info in classes))
+    columns = min(len(classes), int(width / entry_inches))
+    key_inches = 0.25 + 0.21 * -(-len(classes) // columns)
+    figure = Figure(figsize=(width, sum(heights) + key_inches), layout="constrained")
+    axes = figure.subplots(len(rows), len(rows[0]), squeeze=False, height_ratios=heights)
+    for axis, panel in zip(axes.flat, itertools.chain(*rows), strict=True):
+        axis.imshow(panel.picture, interpolation="nearest")
+        axis.set_title(panel.title, fontsize=9, parse_math=False)
+        axis.set_axis_off()
+    key = [
+        figure.axes[0].scatter([], [], marker="s", s=60, color=info.hex_color) for info in classes
+    ]
+    names = [shorten(info.name) for info in classes]
+    legend = figure.legend(key, names, loc="outside lower center", ncols=columns, fontsize=9)
     for text in legend.get_texts():
         text.set_parse_math(False)
-    _save(figure, path, dpi=100)
+    _save(figure, path, dpi=SHEET_DPI)
 
 
 def _save(figure: Figure, path: Path, *, dpi: int) -> None:
-    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=dpi, format="png"))
+    """Write a figure with everything that stands on it or beside it."""
+
+    def write(temporary: Path) -> None:
+        figure.savefig(temporary, dpi=dpi, format="png", bbox_inches="tight", pad_inches=0.1)
+
+    write_atomically(path, write)
 
 
 def colorize(label_map: NDArray[np.uint8], classes: Sequence[ClassInfo]) -> NDArray[np.uint8]:

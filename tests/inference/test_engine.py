@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from app.inference.decode import resize, scaled_size
 from app.inference.engine import Engine, fold_batch_norms
 from model import FCN, Architecture, Card, named_classes, save_checkpoint
 
@@ -27,7 +28,10 @@ def net() -> FCN:
             if isinstance(module, nn.BatchNorm2d):
                 nn.init.uniform_(module.weight, 0.5, 1.5)
                 nn.init.normal_(module.bias, std=0.1)
-    return net.eval()
+        # Whatever the weights: no class wins everywhere.
+        net.eval()
+        net.score_fc7.bias -= logits_of(net, photo(96, 96)).mean(dim=(0, 2, 3))
+    return net
 
 
 def engine(net: FCN, precision: str = "fp32", device: str = "cpu") -> Engine:
@@ -99,6 +103,47 @@ def test_scores_are_mean_probabilities_over_each_classs_own_pixels(net: FCN) -> 
                 assert segmentation.scores[index] == pytest.approx(own.mean().item(), abs=1e-3)
             else:
                 assert np.isnan(segmentation.scores[index])
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_a_single_view_gives_the_label_map_of_segment(net: FCN, scale: float) -> None:
+    image = photo(45, 61)
+    seen = resize(image, scaled_size(45, 61, scale))
+    expected = engine(net).segment([seen], size=(45, 61))[0].label_map
+    found = engine(net).segment_views(image, scales=(scale,))
+    assert found.dtype == np.uint8
+    assert np.array_equal(found, expected)
+
+
+def test_views_are_averaged_as_probabilities_at_the_photos_size(net: FCN) -> None:
+    image = photo(45, 61)
+    mean = torch.zeros(1, 3, 45, 61)
+    for scale in (0.5, 1.5):
+        seen = resize(image, scaled_size(45, 61, scale))
+        mirrored = np.ascontiguousarray(seen[:, ::-1])
+        for logits in (logits_of(net, seen), logits_of(net, mirrored).flip(3)):
+            logits = F.interpolate(logits, (45, 61), mode="bilinear", align_corners=False)
+            mean += logits.softmax(1) / 4
+    expected = mean.argmax(1)[0].numpy()
+    found = engine(net).segment_views(image, scales=(0.5, 1.5), flip=True)
+    assert found.dtype == np.uint8
+    assert np.mean(found == expected) >= 0.999
+    for scales, flip in (((0.5, 1.5), False), ((0.5,), True), ((1.0,), False)):
+        assert np.mean(engine(net).segment_views(image, scales=scales, flip=flip) != expected) > 0
+
+
+def test_with_flip_a_mirrored_photo_has_the_mirrored_mask(net: FCN) -> None:
+    image = photo(45, 61)
+    mask = engine(net).segment_views(image, flip=True)
+    mirrored = engine(net).segment_views(np.ascontiguousarray(image[:, ::-1]), flip=True)
+    assert np.mean(mirrored[:, ::-1] == mask) >= 0.999
+    plain = engine(net).segment_views(np.ascontiguousarray(image[:, ::-1]))
+    assert np.mean(plain[:, ::-1] == engine(net).segment_views(image)) < 0.999
+
+
+def test_views_need_a_scale(net: FCN) -> None:
+    with pytest.raises(ValueError, match="no scale"):
+        engine(net).segment_views(photo(8, 8), scales=())
 
 
 def test_load_takes_the_files_hash_as_version(net: FCN, tmp_path: Path) -> None:

@@ -50,6 +50,19 @@ def test_is_one_matrix_over_the_split_not_a_mean_over_images() -> None:
     assert confusion.metrics().iu == (0.99, 0.0)
 
 
+def test_matrices_add_up_to_the_one_that_counted_everything() -> None:
+    random = np.random.default_rng(1)
+    whole, summed = ConfusionMatrix(3), ConfusionMatrix(3)
+    for _ in range(3):
+        truth, prediction = random.integers(0, 3, (2, 5, 7)).astype(np.uint8)
+        whole.update(truth, prediction)
+        photo = ConfusionMatrix(3)
+        photo.update(truth, prediction)
+        summed.add(photo)
+    assert np.array_equal(summed.counts, whole.counts)
+    assert summed.counts.sum() == 3 * 5 * 7
+
+
 def test_a_class_that_is_nowhere_has_no_iu_and_a_hallucinated_one_has_zero() -> None:
     metrics = measure(np.array([[0, 0]]), np.array([[0, 1]]), 3)
     assert metrics.iu[:2] == (0.5, 0.0)
@@ -69,6 +82,11 @@ def test_all_void_is_undefined_and_null_in_json() -> None:
     assert json.loads(json.dumps(values)) == values
     assert values["mean_iu"] is None
     assert values["iu"] == {"a": None, "b": None}
+
+
+def test_maps_of_other_shapes_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"truth is \(1, 2\)"):
+        measure(np.zeros((1, 2)), np.zeros((2, 1)), 2)
 
 
 @pytest.mark.parametrize(("truth", "prediction"), [([[3]], [[0]]), ([[0]], [[3]])])

@@ -1,0 +1,173 @@
+"""`fcn evaluate`: what it measures, prints, writes and refuses."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+
+from app import evaluate
+from app.errors import UsageError
+from app.train.datasets import LabelledFiles
+from model import FCN, VOID, Architecture, Card, named_classes, save_checkpoint
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network that says class 1 everywhere."""
+    architecture = Architecture(head_width=8, head_norm=True)
+    net = FCN(architecture, 2)
+    net.score_fc7.bias = torch.nn.Parameter(torch.tensor([0.0, 1.0]))
+    path = tmp_path_factory.mktemp("checkpoint") / "ones.safetensors"
+    save_checkpoint(path, net, Card("ones", architecture, named_classes(["leaf", "spot"])))
+    return path
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Three photos of leaf and spot: a quarter spot, half spot, all void."""
+    folder = tmp_path / "data" / "val"
+    for name in ("images", "masks"):
+        (folder / name).mkdir(parents=True)
+    (tmp_path / "data" / "classes.txt").write_text("leaf\nspot\n")
+    for name, spot_rows in (("a", 1), ("b", 2), ("void", None)):
+        Image.new("RGB", (8, 4)).save(folder / "images" / f"{name}.png")
+        label = np.full((4, 8), VOID if spot_rows is None else 0, np.uint8)
+        label[:spot_rows] = VOID if spot_rows is None else 1
+        Image.fromarray(label).save(folder / "masks" / f"{name}.png")
+    return tmp_path / "data"
+
+
+def run(checkpoint: Path, data: Path, *words: object) -> int:
+    fixed = ["--checkpoint", checkpoint, "--dataset", "folder", "--data", data, "--device", "cpu"]
+    return evaluate.main([str(word) for word in (*fixed, *words)])
+
+
+def test_prints_and_writes_the_figures(
+    checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(checkpoint, data, "--json", tmp_path / "figures.json") == 0
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["pixel_accuracy"] == 0.375
+    assert figures["mean_accuracy"] == 0.5
+    assert figures["iu"] == {"leaf": 0.0, "spot": 0.375}
+    assert figures["mean_iu"] == 0.1875
+    assert figures["boundary_f"] == 0
+    assert figures["boundary_f_by_class"] == {"leaf": 0, "spot": 0}
+    assert figures["checkpoint"]["name"] == "ones"
+    assert figures["photos"] == 3
+    assert figures["scales"] == [1]
+    assert figures["tta"] == "none"
+    printed = capsys.readouterr().out
+    assert "0.1875" in printed
+    assert "spot" in printed
+    assert "boundary F" in printed
+    assert "nan" not in printed
+
+
+def test_views_stand_in_title_and_json(
+    checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--scales", "0.5,1,1.5", "--tta", "flip", "--json", tmp_path / "figures.json")
+    assert run(checkpoint, data, *words) == 0
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["scales"] == [0.5, 1, 1.5]
+    assert figures["tta"] == "flip"
+    title = " ".join(capsys.readouterr().out.split())
+    assert "scales 0.5, 1, 1.5, tta flip" in title
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--scales", "1,0.5,1.0"], "'1,0.5,1.0' names a scale twice"),
+        (["--scales", "1,3"], "'3' is no number from 0.25 to 2"),
+        (["--scales", "1,"], "'' is no number"),
+        (["--tta", "rotate"], "invalid choice: 'rotate'"),
+    ],
+)
+def test_refuses_views_it_cannot_make(
+    capsys: pytest.CaptureFixture[str], words: list[str], complaint: str
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        evaluate.main(["--dataset", "shapes", *words])
+    assert stop.value.code == 2
+    assert complaint in capsys.readouterr().err
+
+
+def test_report_holds_the_pictures(checkpoint: Path, data: Path, tmp_path: Path) -> None:
+    assert run(checkpoint, data, "--report", tmp_path / "report") == 0
+    pictures = sorted((tmp_path / "report").iterdir())
+    assert [path.name for path in pictures] == ["confusion.png", "worst.png"]
+    for path in pictures:
+        with Image.open(path) as picture:
+            assert picture.format == "PNG"
+
+
+@pytest.mark.parametrize("option", ["--json", "--report"])
+def test_a_missing_parent_is_found_before_any_work(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    gone = tmp_path / "gone"
+    assert run(tmp_path / "no.safetensors", data, option, gone / "result") == 2
+    assert capsys.readouterr().err == f"error: {gone}: no such folder\n"
+
+
+def test_a_file_in_the_reports_place_is_found_before_any_work(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "report").write_text("")
+    assert run(tmp_path / "no.safetensors", data, "--report", tmp_path / "report") == 2
+    assert capsys.readouterr().err == f"error: {tmp_path / 'report'}: not a folder\n"
+
+
+def test_refuses_other_classes(
+    checkpoint: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (data / "classes.txt").write_text("leaf\nbug\n")
+    assert run(checkpoint, data) == 2
+    assert "leaf, bug" in capsys.readouterr().err
+
+
+def test_refuses_a_split_without_labels(
+    checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b"):
+        for folder in ("images", "masks"):
+            (data / "val" / folder / f"{name}.png").unlink()
+    assert run(checkpoint, data, "--report", tmp_path / "report") == 2
+    assert capsys.readouterr().err.endswith("everything is void\n")
+    assert not (tmp_path / "report").exists()
+
+
+def dataset_of(data: Path) -> LabelledFiles:
+    names = ("a", "b", "void")
+    pairs = [(data / f"val/images/{name}.png", data / f"val/masks/{name}.png") for name in names]
+    return LabelledFiles(pairs, named_classes(["leaf", "spot"]))
+
+
+def test_photos_are_ranked_by_their_own_iu_and_measured_together(data: Path) -> None:
+    dataset = dataset_of(data)
+
+    def predict(index: int) -> np.ndarray:
+        return dataset.label(0)  # right for the first photo; the next has another row of spot
+
+    evaluation = evaluate.evaluate(predict, dataset, Console(quiet=True))
+    first, second, void = evaluation.photo_mean_iu
+    assert first == 1
+    assert second == pytest.approx((16 / 24 + 8 / 16) / 2)
+    assert np.isnan(void)
+    metrics = evaluation.confusion.metrics()
+    assert metrics.iu == pytest.approx((40 / 48, 16 / 24))
+    assert metrics.mean_iu != pytest.approx((first + second) / 2)
+    assert evaluation.boundary.mean == 1  # one row off is within the least tolerance
+
+
+def test_a_mask_of_another_size_names_the_photo(data: Path) -> None:
+    with pytest.raises(UsageError, match=r"a\.png and its label map differ in size"):
+        evaluate.evaluate(
+            lambda index: np.zeros((5, 8), np.uint8), dataset_of(data), Console(quiet=True)
+        )
