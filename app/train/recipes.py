@@ -1,7 +1,9 @@
 """Recipes: every number that decides how a network is trained, with defaults by dataset."""
 
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
+
+from app.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -9,16 +11,21 @@ class Recipe:
     """How to train.
 
     Attributes:
-        epochs: Passes over the training photos.
+        epochs: Passes over the training photos; 0 for as many as `max_steps` needs.
         max_steps: Optimiser steps after which training ends even so; 0 for no such limit.
         batch_size: Photos a step.
-        crop: (height, width) in pixels that a step sees of each photo.
+        crop: (height, width) in pixels that a step sees of each photo; None for whole photos.
         scale: Range of the random scale before the crop.
         color_jitter: Strength of random brightness, contrast and saturation.
         flip: Whether photos are mirrored at random.
-        learning_rate: Peak of AdamW's learning rate.
-        warmup: Share of the steps in which the rate rises linearly; then it falls as a cosine.
+        optimizer: `adamw` or `sgd`.
+        momentum: Of SGD.
+        learning_rate: Its peak.
+        bias_rate: What it is multiplied by for biases and norms.
+        schedule: `cosine`: after the warm-up the rate falls as a half cosine. `constant`.
+        warmup: Share of the steps in which the rate rises linearly.
         weight_decay: Of kernels; biases and norms have none.
+        loss: `mean` over the labelled pixels of a step, or their `sum`.
         class_weighting: c in the class weights 1 / ln(c + frequency) of the ENet paper; the
             larger c, the more equal the weights. 0 for equal weights.
         dropout: After fc6 and fc7.
@@ -29,13 +36,18 @@ class Recipe:
     epochs: int = 100
     max_steps: int = 0
     batch_size: int = 8
-    crop: tuple[int, int] = (320, 320)
+    crop: tuple[int, int] | None = (320, 320)
     scale: tuple[float, float] = (0.75, 1.5)
     color_jitter: float = 0.3
     flip: bool = True
+    optimizer: str = "adamw"
+    momentum: float = 0.9
     learning_rate: float = 1e-3
+    bias_rate: float = 1.0
+    schedule: str = "cosine"
     warmup: float = 0.1
     weight_decay: float = 0.01
+    loss: str = "mean"
     class_weighting: float = 1.1
     dropout: float = 0.5
     ema: float = 0.99
@@ -70,3 +82,52 @@ RECIPES: Final = {
         val_every=4,
     ),
 }
+
+PAPER: Final = Recipe(
+    epochs=0,
+    max_steps=100_000,
+    batch_size=1,
+    crop=None,
+    scale=(1.0, 1.0),
+    color_jitter=0.0,
+    flip=False,
+    optimizer="sgd",
+    momentum=0.99,
+    bias_rate=2.0,
+    schedule="constant",
+    warmup=0.0,
+    weight_decay=5e-4,
+    loss="sum",
+    class_weighting=0.0,
+    ema=0.0,
+    val_every=4,
+)
+"""How the authors trained their released nets (the `solver.prototxt` of fcn.berkeleyvision.org):
+whole photos one by one, a loss summed over pixels, and a momentum so heavy that it averages over
+100 photos. docs/training.md says what its rates equal under a mean loss."""
+
+PAPER_STAGES: Final[dict[str, dict[str, Any]]] = {
+    "fcn32s": {"learning_rate": 1e-10},
+    "fcn16s": {"learning_rate": 1e-12},
+    "fcn8s": {"learning_rate": 1e-14},
+    "fcn8s-atonce": {"learning_rate": 1e-10, "max_steps": 300_000},
+}
+"""What depends on the variant: 16s starts from 32s, 8s from 16s, at-once from the classifier."""
+
+
+def choose_recipe(name: str, dataset: str, variant: str | None) -> Recipe:
+    """Return the recipe that options choose.
+
+    Args:
+        name: `default` or `paper`.
+        dataset: Decides the default recipe.
+        variant: Decides the paper's rates.
+
+    Raises:
+        UsageError: If the variant is needed and not given.
+    """
+    if name == "default":
+        return RECIPES.get(dataset, DEFAULT)
+    if variant is None:
+        raise UsageError("--recipe paper needs --variant: each stage has its own learning rate")
+    return replace(PAPER, **PAPER_STAGES[variant])

@@ -38,14 +38,17 @@ class InterruptedRunError(Exception):
     """The user stopped the run; its state is saved."""
 
 
-def learning_rate_factor(step: int, steps: int, warmup: float) -> float:
+def learning_rate_factor(step: int, steps: int, warmup: float, schedule: str = "cosine") -> float:
     """Return the learning rate at `step` of `steps` as a share of its peak.
 
-    It rises linearly during the first `warmup` of the steps and then falls as a half cosine.
+    It rises linearly during the first `warmup` of the steps and then falls as a half cosine, or
+    stays, with the `constant` schedule.
     """
     rising = max(1, round(warmup * steps))
     if step < rising:
         return (step + 1) / rising
+    if schedule == "constant":
+        return 1.0
     progress = (step - rising) / max(1, steps - rising)
     cosine = 0.5 * (1 + math.cos(math.pi * progress))
     return LEARNING_RATE_FLOOR + (1 - LEARNING_RATE_FLOOR) * cosine
@@ -64,18 +67,23 @@ def balanced_weights(pixels: np.ndarray[Any, np.dtype[np.int64]], constant: floa
     return torch.from_numpy(weights / weights.mean()).float()
 
 
-def segmentation_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """Return the mean cross-entropy over labelled pixels, each weighted by its class.
+def segmentation_loss(
+    logits: Tensor, labels: Tensor, weights: Tensor, reduction: str = "mean"
+) -> Tensor:
+    """Return the cross-entropy over labelled pixels, each weighted by its class.
 
     Args:
         logits: BxCxHxW.
         labels: BxHxW, integer; 255 is void and counts nowhere.
         weights: C values.
+        reduction: `mean` or, as in the authors' nets, `sum`.
 
     Returns:
         A scalar; 0 where all of the batch is void, since then there is nothing to learn.
     """
     total = F.cross_entropy(logits, labels, weights, ignore_index=VOID, reduction="sum")
+    if reduction == "sum":
+        return total
     return total / weights[labels[labels != VOID]].sum().clamp_min(1e-6)
 
 
@@ -118,7 +126,7 @@ class Trainer:
         self.workers = workers
         self.net = net.to(compute.device).to(memory_format=torch.channels_last)
         self.class_weights = class_weights.to(compute.device)
-        self.optimizer = _adamw(self.net, recipe)
+        self.optimizer = _optimizer(self.net, recipe)
         self.averaged = (
             AveragedModel(self.net, multi_avg_fn=_ema(recipe.ema), use_buffers=True)
             if recipe.ema
@@ -129,9 +137,8 @@ class Trainer:
         )
         self.samples = AugmentedSamples(train, transform, seed)
         self.steps_per_epoch = -(-len(train) // recipe.batch_size)
-        self.steps = recipe.epochs * self.steps_per_epoch
-        if recipe.max_steps:
-            self.steps = min(self.steps, recipe.max_steps)
+        limits = (recipe.epochs * self.steps_per_epoch, recipe.max_steps)
+        self.steps = min(limit for limit in limits if limit)
         self.epochs = -(-self.steps // self.steps_per_epoch)
         self.step = 0
         self.loss_sum = 0.0
@@ -213,18 +220,23 @@ class Trainer:
 
     def _train_step(self, photos: Tensor, labels: Tensor) -> float:
         self.net.train()
-        factor = learning_rate_factor(self.step, self.steps, self.recipe.warmup)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.learning_rate * factor
+        self.set_learning_rate()
         with self._autocast():
             logits = self.net(photos.contiguous(memory_format=torch.channels_last))
-        loss = segmentation_loss(logits, labels, self.class_weights)
+        loss = segmentation_loss(logits, labels, self.class_weights, self.recipe.loss)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.averaged:
             self.averaged.update_parameters(self.net)
         return loss.item()
+
+    def set_learning_rate(self) -> None:
+        """Give every group of parameters the rate of the step that comes next."""
+        recipe = self.recipe
+        factor = learning_rate_factor(self.step, self.steps, recipe.warmup, recipe.schedule)
+        for group in self.optimizer.param_groups:
+            group["lr"] = recipe.learning_rate * factor * group["rate"]
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(
@@ -315,20 +327,22 @@ def _ema(decay: float) -> Callable[..., None]:
     return average
 
 
-def _adamw(net: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
-    """Return AdamW with weight decay on kernels alone.
+def _optimizer(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """Return the recipe's optimiser, with weight decay on kernels alone.
 
     Decay on a norm's scale or a bias regularises nothing; it only fights the statistics.
     """
     kernels = [parameter for parameter in net.parameters() if parameter.dim() > 1]
     vectors = [parameter for parameter in net.parameters() if parameter.dim() <= 1]
-    groups: list[dict[str, Any]] = [{"params": kernels}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(
-        groups,
-        lr=recipe.learning_rate,
-        weight_decay=recipe.weight_decay,
-        fused=True,
-    )
+    groups: list[dict[str, Any]] = [
+        {"params": kernels, "weight_decay": recipe.weight_decay, "rate": 1.0},
+        {"params": vectors, "weight_decay": 0.0, "rate": recipe.bias_rate},
+    ]
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(
+            groups, lr=recipe.learning_rate, momentum=recipe.momentum, fused=True
+        )
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
 
 
 def _leave_ctrl_c_to_the_main_process(worker: int) -> None:

@@ -46,25 +46,22 @@ class RandomScale(v2.Transform):  # type: ignore[misc]  # torchvision ships no t
 
 
 def training_transform(
-    crop: tuple[int, int], scale: tuple[float, float], *, color_jitter: float, flip: bool
+    crop: tuple[int, int] | None, scale: tuple[float, float], *, color_jitter: float, flip: bool
 ) -> v2.Transform:
     """Return random scale, crop, flip and colour changes for `tv_tensors`.
 
     Args:
         crop: (height, width) of the result; smaller photos are padded, their labels with void.
+            None for whole photos.
         scale: Range of the random scale.
         color_jitter: Strength of random brightness, contrast and saturation, as in torchvision;
             0 for none.
         flip: Whether to mirror left and right at random.
     """
-    steps: list[v2.Transform] = [
-        RandomScale(*scale),
-        v2.RandomCrop(
-            crop,
-            pad_if_needed=True,
-            fill={tv_tensors.Image: PADDING_GREY, tv_tensors.Mask: VOID},
-        ),
-    ]
+    steps: list[v2.Transform] = [RandomScale(*scale)]
+    if crop is not None:
+        fill = {tv_tensors.Image: PADDING_GREY, tv_tensors.Mask: VOID}
+        steps.append(v2.RandomCrop(crop, pad_if_needed=True, fill=fill))
     if flip:
         steps.append(v2.RandomHorizontalFlip())
     if color_jitter > 0:

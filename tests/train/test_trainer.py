@@ -201,6 +201,48 @@ def test_loss_is_the_mean_over_labelled_pixels() -> None:
     assert logits.grad[:, :, :2].abs().max() == 0
 
 
+def test_summed_loss_is_the_mean_times_the_labelled_pixels() -> None:
+    logits, labels = torch.randn(2, 3, 4, 5), torch.randint(0, 3, (2, 4, 5))
+    labels[0, 0] = VOID
+    mean = segmentation_loss(logits, labels, torch.ones(3))
+    total = segmentation_loss(logits, labels, torch.ones(3), "sum")
+    assert total.item() == pytest.approx(mean.item() * 35, rel=1e-5)
+
+
+def test_sgd_steps_as_caffe_does(tmp_path: Path) -> None:
+    """V = mu V - lr (g + wd W), W += V, with twice the rate and no decay for biases."""
+    recipe = Recipe(
+        optimizer="sgd",
+        momentum=0.5,
+        learning_rate=0.1,
+        bias_rate=2.0,
+        weight_decay=0.01,
+        schedule="constant",
+        warmup=0.0,
+        ema=0.0,
+        batch_size=2,
+        max_steps=2,
+    )
+    trainer = make_trainer(tmp_path, recipe)
+    layer = trainer.net.score_fc7
+    with torch.no_grad():
+        layer.weight.fill_(1.0)
+        layer.bias.fill_(1.0)
+    weight, bias, weight_step, bias_step = 1.0, 1.0, 0.0, 0.0
+    for step in range(2):
+        trainer.step = step
+        trainer.optimizer.zero_grad()
+        layer.weight.grad = torch.full_like(layer.weight, 3.0)
+        layer.bias.grad = torch.full_like(layer.bias, 3.0)
+        trainer.set_learning_rate()
+        trainer.optimizer.step()
+        weight_step = 0.5 * weight_step - 0.1 * (3.0 + 0.01 * weight)
+        bias_step = 0.5 * bias_step - 0.2 * 3.0
+        weight, bias = weight + weight_step, bias + bias_step
+    assert layer.weight.flatten()[0].item() == pytest.approx(weight, rel=1e-5)
+    assert layer.bias[0].item() == pytest.approx(bias, rel=1e-5)
+
+
 def test_loss_of_an_all_void_batch_is_zero_not_nan() -> None:
     logits = torch.randn(1, 3, 2, 2, requires_grad=True)
     loss = segmentation_loss(logits, torch.full((1, 2, 2), VOID), torch.ones(3))
