@@ -18,6 +18,7 @@ from app.inference.device import Compute, choose_compute
 from app.inference.engine import Engine
 from app.paths import DEFAULT_CHECKPOINT
 from model import CheckpointError
+from model.checkpoint import NAME_PATTERN
 
 LINE_EVERY_S: Final = 30.0
 """Seconds between progress lines where there is no terminal: a log of hours stays readable."""
@@ -35,7 +36,13 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """Reports a wrong argument in one line, without the usage block."""
+    """Reports a wrong argument in one line, without the usage block.
+
+    Options cannot be abbreviated: a script must not change its meaning when one is added.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> Any:
         """Print what is wrong and exit with 2."""
@@ -121,13 +128,27 @@ def number(low: float, high: float = math.inf) -> Callable[[str], float]:
     return parse
 
 
+def model_name(text: str) -> str:
+    """Parse a checkpoint's name."""
+    if not NAME_PATTERN.fullmatch(text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no model name: 1 to 128 letters, digits and any of _ . : + -"
+        )
+    return text
+
+
 def add_split_options(arguments: argparse.ArgumentParser) -> None:
-    """Add `--val-fraction`; evaluation must draw the split that training drew."""
+    """Add `--val-fraction` and `--download`; evaluation must draw the split that training drew."""
     arguments.add_argument(
         "--val-fraction",
         type=number(0.001, 0.999),
         metavar="F",
         help="share of the photos kept for val, for a folder without train/ and val/",
+    )
+    arguments.add_argument(
+        "--download",
+        action="store_true",
+        help="for voc and sbd: fetch into --data what is not there, some GB",
     )
 
 

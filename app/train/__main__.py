@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
+from torch import nn
 
 from app.cli import resolve_compute, run
 from app.errors import UsageError
@@ -41,10 +42,11 @@ def train(argv: Sequence[str]) -> int:
     options.precision = compute.precision
     options.save_precision = options.save_precision or compute.precision
     folder = RunFolder(options.out, dtype=DTYPES[options.save_precision])
+    splits = _open_splits(options)  # before the bar: fetching shows its own progress
     with Progress(console) as progress:
         progress.say(compute.reason)
         try:
-            trainer, val = _prepare(options, compute, folder, progress)
+            trainer, val = _prepare(options, splits, compute, folder, progress)
             trainer.run(progress)
         except InterruptedRunError:
             progress.say(
@@ -62,25 +64,35 @@ def train(argv: Sequence[str]) -> int:
     return 0
 
 
-def _prepare(
-    options: argparse.Namespace, compute: Compute, folder: RunFolder, progress: Progress
-) -> tuple[Trainer, LabelledImages]:
-    """Open the data, build or restore the network, and begin or find the run's folder."""
-    splits = {
-        split: open_dataset(
+def _open_splits(options: argparse.Namespace) -> dict[str, LabelledImages]:
+    return {
+        part: open_dataset(
             options.dataset,
             options.data,
             split,
             val_fraction=options.val_fraction,
             seed=options.seed,
+            download=options.download,
         )
-        for split in ("train", "val")
+        for part, split in (("train", options.train_split), ("val", options.val_split))
     }
+
+
+def _prepare(
+    options: argparse.Namespace,
+    splits: dict[str, LabelledImages],
+    compute: Compute,
+    folder: RunFolder,
+    progress: Progress,
+) -> tuple[Trainer, LabelledImages]:
+    """Check the data, build or restore the network, and begin or find the run's folder."""
     pixels = {split: class_pixels(dataset) for split, dataset in splits.items()}
     for split, counts in pixels.items():
         if not counts.sum():
             raise UsageError(f"no pixel of the {split} split is labelled: everything is void")
         progress.say(f"{split}: {len(splits[split])} photos, {_shares(splits[split], counts)}")
+    if shared := _shared_photos(options, splits):
+        progress.say(f"warning: photos in both train and val: {shared}; val will look too good")
     classes = splits["train"].classes
     recipe = Recipe(**{f.name: getattr(options, f.name) for f in dataclasses.fields(Recipe)})
     torch.manual_seed(options.seed)
@@ -107,6 +119,7 @@ def _prepare(
                     "data": _fingerprint(splits),
                 }
             )
+    _check_batch_norm(net, recipe)
     workers = options.workers
     if workers is None:
         workers = 0 if compute.device.type == "cpu" else min(8, os.cpu_count() or 1)
@@ -131,6 +144,16 @@ def _prepare(
     return trainer, splits["val"]
 
 
+def _check_batch_norm(net: FCN, recipe: Recipe) -> None:
+    """Refuse steps in which a batch norm would see a single cell, which has no variance."""
+    norms = any(isinstance(module, nn.BatchNorm2d) for module in net.modules())
+    if norms and recipe.batch_size == 1 and recipe.crop and max(recipe.crop) <= 32:
+        raise UsageError(
+            f"--batch-size 1 with --crop {recipe.crop[0]}x{recipe.crop[1]} leaves batch norm a "
+            "single cell: give more of either"
+        )
+
+
 def _start(options: argparse.Namespace) -> Start:
     return Start(
         **{field.name: getattr(options, field.name) for field in dataclasses.fields(Start)}
@@ -152,6 +175,7 @@ def _card(
         classes=splits["train"].classes,
         training={
             "dataset": options.dataset,
+            "splits": {"train": options.train_split, "val": options.val_split},
             "photos": {split: len(dataset) for split, dataset in splits.items()},
             "val_fraction": options.val_fraction,
             "recipe": dataclasses.asdict(recipe),
@@ -167,7 +191,7 @@ def _options_to_config(options: argparse.Namespace) -> dict[str, Any]:
     return {
         key: str(value) if isinstance(value, Path) else value
         for key, value in vars(options).items()
-        if key not in ("resume", "out", "device", "workers")
+        if key not in ("resume", "out", "device", "workers", "download")
     }
 
 
@@ -177,6 +201,13 @@ def _fingerprint(splits: dict[str, LabelledImages]) -> str:
     for split, dataset in splits.items():
         words += [split, *dataset.names]
     return hashlib.sha256("\0".join(words).encode()).hexdigest()
+
+
+def _shared_photos(options: argparse.Namespace, splits: dict[str, LabelledImages]) -> int:
+    """Count the photos that are in both splits; SBD's, for one, overlap with VOC's."""
+    if options.dataset == "folder" and options.train_split != options.val_split:
+        return 0  # train/images/1.jpg and val/images/1.jpg need not be one photo
+    return len(set(splits["train"].names) & set(splits["val"].names))
 
 
 def _shares(dataset: LabelledImages, pixels: NDArray[np.int64]) -> str:

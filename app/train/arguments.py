@@ -12,17 +12,17 @@ from app.cli import (
     add_device,
     add_split_options,
     integer,
+    model_name,
     number,
     parser,
     size,
 )
 from app.errors import UsageError
-from app.train.datasets import DATASETS
-from app.train.recipes import RECIPES, Recipe
+from app.train.datasets import DATASETS, SPLITS
+from app.train.recipes import Recipe, choose_recipe
 from app.train.run_folder import RunFolder
 from model.backbones import BACKBONES
-from model.checkpoint import NAME_PATTERN
-from model.fcn import VARIANTS
+from model.fcn import ALIGNMENTS, VARIANTS
 
 RESUMABLE: Final = {"data"}
 """Options of a run that may differ when it goes on; the data may have moved."""
@@ -48,9 +48,18 @@ def make_parser(recipe: Recipe) -> OneLineParser:
     arguments.add_argument(
         "--resume", action="store_true", help="go on with the run in --out exactly where it stopped"
     )
+    arguments.add_argument(
+        "--train-split", choices=SPLITS, default="train", help="photos to train on"
+    )
+    arguments.add_argument(
+        "--val-split",
+        choices=SPLITS,
+        default="val",
+        help="photos to validate on; of voc and sbd, seg11valid is the paper's 736",
+    )
     add_split_options(arguments)
     arguments.add_argument(
-        "--name", type=_name, help="name of the checkpoint (default: dataset and network)"
+        "--name", type=model_name, help="name of the checkpoint (default: dataset and network)"
     )
     arguments.add_argument(
         "--seed", type=integer(0), default=0, metavar="N", help="of everything random"
@@ -65,7 +74,7 @@ def make_parser(recipe: Recipe) -> OneLineParser:
 
     network = arguments.add_argument_group("network")
     network.add_argument("--variant", choices=tuple(VARIANTS), help="default: fcn8s")
-    network.add_argument("--backbone", choices=BACKBONES, help="default: vgg16_bn")
+    network.add_argument("--backbone", choices=tuple(BACKBONES), help="default: vgg16_bn")
     network.add_argument(
         "--head-width",
         type=integer(1),
@@ -82,6 +91,12 @@ def make_parser(recipe: Recipe) -> OneLineParser:
         "--learned-upsampling",
         action=argparse.BooleanOptionalAction,
         help="learn the 2x deconvolutions; otherwise they stay bilinear (default: learn)",
+    )
+    network.add_argument(
+        "--alignment",
+        choices=ALIGNMENTS,
+        help="aligned: the least padding; paper: padding 100 and crops, as published "
+        "(default: aligned)",
     )
     start = network.add_mutually_exclusive_group()
     start.add_argument(
@@ -100,11 +115,22 @@ def make_parser(recipe: Recipe) -> OneLineParser:
     )
 
     group = arguments.add_argument_group("recipe")
+    group.add_argument(
+        "--recipe",
+        choices=("default", "paper"),
+        default="default",
+        help="where the values below come from if not given: the dataset's own defaults, or the "
+        "optimiser of the authors' released nets",
+    )
     for field in dataclasses.fields(Recipe):
         flag = "--" + field.name.replace("_", "-")
         default = getattr(recipe, field.name)
         group.add_argument(flag, default=default, **_RECIPE_OPTIONS[field.name])
     return arguments
+
+
+def _crop(text: str) -> tuple[int, int] | None:
+    return None if text == "whole" else size(text)
 
 
 def _class_weighting(text: str) -> float:
@@ -114,19 +140,19 @@ def _class_weighting(text: str) -> float:
     return value
 
 
-def _name(text: str) -> str:
-    if not NAME_PATTERN.fullmatch(text):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no model name: letters, digits and any of _ . : + - only"
-        )
-    return text
-
-
 _RECIPE_OPTIONS: Final[dict[str, dict[str, Any]]] = {
-    "epochs": {"type": integer(1), "metavar": "N", "help": "passes over the training photos"},
+    "epochs": {
+        "type": integer(0),
+        "metavar": "N",
+        "help": "passes over the training photos; 0: as --max-steps needs",
+    },
     "max_steps": {"type": integer(0), "metavar": "N", "help": "end after N steps; 0: no limit"},
-    "batch_size": {"type": integer(2), "metavar": "N", "help": "photos a step"},
-    "crop": {"type": size, "metavar": "HxW", "help": "what a step sees of a photo, pixels"},
+    "batch_size": {"type": integer(1), "metavar": "N", "help": "photos a step"},
+    "crop": {
+        "type": _crop,
+        "metavar": "HxW",
+        "help": "what a step sees of a photo, pixels, or `whole`",
+    },
     "scale": {
         "type": number(0.1, 10),
         "nargs": 2,
@@ -139,13 +165,25 @@ _RECIPE_OPTIONS: Final[dict[str, dict[str, Any]]] = {
         "help": "strength of random brightness, contrast and saturation",
     },
     "flip": {"action": argparse.BooleanOptionalAction, "help": "mirror photos at random"},
-    "learning_rate": {"type": number(0), "metavar": "X", "help": "peak of AdamW's rate"},
+    "optimizer": {"choices": ("adamw", "sgd"), "help": "how weights follow gradients"},
+    "momentum": {"type": number(0, 0.9999), "metavar": "F", "help": "of sgd"},
+    "learning_rate": {"type": number(0), "metavar": "X", "help": "peak of the rate"},
+    "bias_rate": {
+        "type": number(0),
+        "metavar": "X",
+        "help": "what the rate is multiplied by for biases and norms",
+    },
+    "schedule": {
+        "choices": ("cosine", "constant"),
+        "help": "what the rate does after the warm-up",
+    },
     "warmup": {
         "type": number(0, 0.9999),
         "metavar": "F",
         "help": "share of steps with a rising rate",
     },
     "weight_decay": {"type": number(0), "metavar": "X", "help": "of kernels"},
+    "loss": {"choices": ("mean", "sum"), "help": "over the labelled pixels of a step"},
     "class_weighting": {
         "type": _class_weighting,
         "metavar": "C",
@@ -169,8 +207,14 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """
     first = OneLineParser(prog="fcn train", add_help=False)
     first.add_argument("--dataset", default="folder")
-    dataset = first.parse_known_args(argv)[0].dataset
-    arguments = make_parser(RECIPES.get(dataset, RECIPES["folder"]))
+    first.add_argument("--recipe", default="default")
+    first.add_argument("--variant")
+    first.add_argument("--resume", action="store_true")
+    chosen = first.parse_known_args(argv)[0]
+    # A resumed run brings its own values, and wrong words are for the whole parser to refuse.
+    known = chosen.variant in (None, *VARIANTS) and chosen.recipe == "paper"
+    name = "paper" if known and not chosen.resume else "default"
+    arguments = make_parser(choose_recipe(name, chosen.dataset, chosen.variant))
     options = arguments.parse_args(argv)
     if options.resume:
         saved = saved_options(RunFolder(options.out))
@@ -188,6 +232,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     low, high = options.scale = tuple(options.scale)
     if low > high:
         raise UsageError(f"--scale {low} {high}: the lower factor comes first")
+    if not (options.epochs or options.max_steps):
+        raise UsageError("--epochs 0 needs --max-steps: the run would never end")
+    if options.crop is None and options.batch_size > 1:
+        raise UsageError("--crop whole needs --batch-size 1: whole photos may differ in size")
     if options.precision == "fp16":
         raise UsageError("--precision fp16 is for serving; training takes fp32 or bf16")
     return options
@@ -203,8 +251,8 @@ def saved_options(folder: RunFolder) -> dict[str, Any]:
         options = dict(folder.read_config()["options"])
         for key in ("data", "init_from"):
             options[key] = None if options[key] is None else Path(options[key])
-        for key in ("crop", "scale"):
-            options[key] = tuple(options[key])
+        options["scale"] = tuple(options["scale"])
+        options["crop"] = options["crop"] and tuple(options["crop"])
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{folder.config}: damaged: {error!r}") from None
     return options

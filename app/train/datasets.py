@@ -1,4 +1,4 @@
-"""Labelled images: CamVid, the user's own folder, and drawings that need no files.
+"""Labelled images: CamVid, VOC, SBD, the user's own folder, and drawings that need no files.
 
 Every dataset yields photos and label maps as they are; `app.train.transforms` augments them.
 """
@@ -16,11 +16,24 @@ from torch import Tensor
 from app.errors import UsageError
 from app.inference.decode import ImageError, decode, read_header
 from app.train.shapes import Drawings
+from app.train.voc import SBD_SPLITS, VOC_SPLITS, read_segmentation, sbd_pairs, voc_pairs
 from model import VOID, ClassInfo, named_classes
+from model.class_lists import VOC_CLASSES
 from model.classes import MAX_CLASSES
 
-DATASETS: Final = ("camvid", "folder", "shapes")
-SPLITS: Final = ("train", "val", "test")
+SPLITS_OF: Final = {
+    "camvid": ("train", "val", "test"),
+    "folder": ("train", "val", "test"),
+    "sbd": SBD_SPLITS,
+    "shapes": ("train", "val", "test"),
+    "voc": VOC_SPLITS,
+}
+"""The splits that each dataset has."""
+FETCHED: Final = {"sbd": sbd_pairs, "voc": voc_pairs}
+"""Datasets that `--download` fetches, and what finds the files of a split."""
+DATASETS: Final = tuple(SPLITS_OF)
+SPLITS: Final = tuple(dict.fromkeys(split for known in SPLITS_OF.values() for split in known))
+"""The splits that any dataset has."""
 
 PHOTO_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 MAX_TRAINING_PIXELS: Final = 2**26
@@ -161,26 +174,34 @@ def open_dataset(
     *,
     val_fraction: float | None = None,
     seed: int = 0,
+    download: bool = False,
 ) -> LabelledImages:
     """Open one split of a dataset.
 
     Args:
-        name: `camvid`, `folder` or `shapes`.
+        name: One of `DATASETS`.
         data: Folder that holds it; `shapes` needs none.
-        split: `train`, `val` or `test`.
+        split: One of the dataset's own, `SPLITS_OF[name]`.
         val_fraction: For `folder` without `train/` and `val/`: share of the photos that is kept
             for val.
         seed: Which photos those are.
+        download: For `voc` and `sbd`: fetch into `data` what is not there.
 
     Raises:
         UsageError: If something is missing or does not fit; the message says what and where.
     """
+    if split not in SPLITS_OF[name]:
+        raise UsageError(f"{name} has no split {split}: it has {', '.join(SPLITS_OF[name])}")
+    if download and name not in FETCHED:
+        raise UsageError(f"--download is for {' and '.join(FETCHED)}, not for {name}")
     if val_fraction is not None and (name != "folder" or not _is_unsplit(data)):
         raise UsageError("--val-fraction is for a folder with images/ and no train/ and val/")
     if name == "shapes":
         return Drawings(split)
     if data is None:
         raise UsageError(f"--dataset {name} needs --data DIR")
+    if name in FETCHED:
+        return LabelledFiles(FETCHED[name](data, split, download=download), VOC_CLASSES)
     if not data.is_dir():
         raise UsageError(f"{data}: no such folder")
     if name == "camvid":
@@ -302,6 +323,8 @@ def _pair(photos: dict[str, Path], labels: Path) -> list[tuple[Path, Path]]:
 
 
 def _read_indices(path: Path) -> NDArray[np.uint8]:
+    if path.suffix == ".mat":
+        return read_segmentation(path)
     try:
         with Image.open(path) as image:
             if image.mode not in ("L", "P", "1"):

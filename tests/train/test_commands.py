@@ -1,5 +1,6 @@
 """`python -m app.train` and what stands around a run, as its user meets them."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -12,14 +13,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
-from torchvision.models import vgg16_bn
+from torch import Tensor, nn
+from torchvision.models import googlenet, vgg16_bn
 
-from app.train import initialise, shapes
+from app.errors import UsageError
+from app.train import shapes
 from app.train.__main__ import main, train
+from app.train.arguments import parse
 from app.train.initialise import Start, build_network
+from app.train.recipes import RECIPES
 from app.train.trainer import Trainer
 from model import FCN, Architecture, Card, load_checkpoint, named_classes, save_checkpoint
+from model.backbones import BACKBONES
 
 QUICK = ["--dataset", "shapes", "--device", "cpu", "--precision", "fp32", "--head-width", "8"]
 QUICK += ["--crop", "32x32", "--batch-size", "2"]
@@ -199,7 +204,7 @@ def test_what_a_user_can_mend_is_one_line_and_exit_code_2(
     [
         ["--crop", "12"],
         ["--crop", "00x10"],
-        ["--epochs", "0"],
+        ["--epochs", "-1"],
         ["--epochs", "many"],
         ["--class-weighting", "0.5"],
         ["--name", "two words"],
@@ -253,17 +258,23 @@ def test_init_from_for_other_classes_leaves_classwise_layers_new(
     left = notes[1].removeprefix("weights: not copied, newly initialised: ").split(", ")
     assert left == [
         "score_fc7",
-        "upscore_fc7",
         "score_pool4",
-        "upscore_pool4",
         "score_pool3",
+        "upscore_fc7",
+        "upscore_pool4",
     ]
+
+
+def weights_of(monkeypatch: pytest.MonkeyPatch, backbone: str, classifier: nn.Module) -> None:
+    """Let a classifier stand in for torchvision's download."""
+    spec = dataclasses.replace(BACKBONES[backbone], weights=lambda: classifier)
+    monkeypatch.setitem(BACKBONES, backbone, spec)
 
 
 def test_pretrained_takes_the_classifiers_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     classifier = vgg16_bn(weights=None)
-    monkeypatch.setattr(initialise, "imagenet_classifier", lambda name: classifier)
+    weights_of(monkeypatch, "vgg16_bn", classifier)
     net, notes = build_network(Start(pretrained=True), named_classes(["a"]), dropout=0)
     assert net.architecture.head_width == 4096
     assert not net.architecture.head_norm
@@ -272,11 +283,113 @@ def test_pretrained_takes_the_classifiers_numbers(monkeypatch: pytest.MonkeyPatc
 
 
 def test_pretrained_with_a_narrow_head_gives_it_norms(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(initialise, "imagenet_classifier", lambda name: vgg16_bn(weights=None))
+    weights_of(monkeypatch, "vgg16_bn", vgg16_bn(weights=None))
     start = Start(pretrained=True, head_width=8)
     net, notes = build_network(start, named_classes(["a"]), dropout=0)
     assert net.architecture.head_norm
-    assert "newly initialised: fc6, fc7, score layers" in notes[0]
+    assert "newly initialised: fc6, norm6, fc7, norm7, score layers" in notes[0]
+
+
+@torch.no_grad()
+def test_pretrained_googlenet_brings_its_own_normalisation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchvision's transforms the input inside of the classifier; here the buffers do."""
+    torch.manual_seed(0)
+    classifier = googlenet(weights=None, init_weights=False, transform_input=True).eval()
+    weights_of(monkeypatch, "googlenet", classifier)
+    start = Start(pretrained=True, backbone="googlenet", variant="fcn32s")
+    net, notes = build_network(start, named_classes(["a"]), dropout=0)
+    assert notes == ["weights: ImageNet, googlenet; newly initialised: score layers"]
+    photo = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
+    mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+    std = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    expected = classifier._transform_input((photo / 255 - mean) / std)
+    assert torch.allclose((photo - net.mean) / net.std, expected, atol=1e-5)
+
+
+def test_pretrained_without_weights_is_refused() -> None:
+    with pytest.raises(UsageError, match="no weights for caffenet, only for vgg16, vgg16_bn"):
+        build_network(Start(pretrained=True, backbone="caffenet"), named_classes(["a"]), dropout=0)
+
+
+@pytest.mark.parametrize("alignment", ["aligned", "paper"])
+@torch.no_grad()
+def test_stages_go_on_where_the_coarser_net_was(tmp_path: Path, alignment: str) -> None:
+    """32s -> 16s -> 8s: shared layers copied, new scores zero, so that masks hardly change."""
+    classes = named_classes(["a", "b", "c"])
+    start = Start(
+        variant="fcn32s",
+        head_width=8,
+        alignment=alignment,
+        learned_upsampling=False,
+        head_norm=True,
+    )
+    torch.manual_seed(0)
+    net, _ = build_network(start, classes, dropout=0)
+    torch.nn.init.normal_(net.score_fc7.weight)
+    photo = torch.randint(0, 256, (1, 3, 150, 170), dtype=torch.uint8)
+    before = net.eval()(photo)
+    for variant, new in (("fcn16s", "score_pool4"), ("fcn8s", "score_pool3")):
+        path = tmp_path / f"{variant}.safetensors"
+        save_checkpoint(path, net, Card("stage", net.architecture, classes))
+        net, notes = build_network(Start(variant=variant, init_from=path), classes, dropout=0)
+        assert notes[-1] == f"weights: not copied, newly initialised: {new}"
+        assert net.get_submodule(new).weight.abs().max() == 0
+        after = net.eval()(photo)
+        # Bilinear twice is not quite bilinear once; the rest is equal.
+        assert (after - before).abs().mean() < 0.1 * before.std()
+
+
+def test_a_single_cell_for_batch_norm_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*QUICK, "--batch-size", "1", "--out", str(tmp_path / "run")]
+    assert command(monkeypatch, *words) == 2
+    assert "--batch-size 1 with --crop 32x32" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_recipe_is_the_datasets_wherever_data_stands(order: int) -> None:
+    words = [["--dataset", "camvid"], ["--data", "somewhere"]][::order]
+    assert parse([*words[0], *words[1]]).crop == RECIPES["camvid"].crop
+
+
+def test_the_papers_recipe_depends_on_the_stage() -> None:
+    for variant, rate, steps in (
+        ("fcn32s", 1e-10, 100_000),
+        ("fcn16s", 1e-12, 100_000),
+        ("fcn8s", 1e-14, 100_000),
+        ("fcn8s-atonce", 1e-10, 300_000),
+    ):
+        options = parse(["--dataset", "shapes", "--recipe", "paper", "--variant", variant])
+        assert (options.learning_rate, options.max_steps) == (rate, steps)
+        assert (options.batch_size, options.crop, options.loss) == (1, None, "sum")
+        assert (options.optimizer, options.momentum, options.bias_rate) == ("sgd", 0.99, 2.0)
+    options = parse(["--recipe", "paper", "--variant", "fcn32s", "--learning-rate", "1e-9"])
+    assert options.learning_rate == 1e-9
+    with pytest.raises(UsageError, match="needs --variant"):
+        parse(["--recipe", "paper"])
+
+
+def test_the_papers_recipe_trains_on_whole_photos_and_resumes(tmp_path: Path) -> None:
+    words = ["--dataset", "shapes", "--recipe", "paper", "--variant", "fcn32s", "--device", "cpu"]
+    words += ["--backbone", "alexnet", "--alignment", "paper", "--head-width", "8"]
+    words += ["--max-steps", "2", "--out", str(tmp_path / "run")]
+    assert train(words) == 0
+    options = parse(["--resume", "--out", str(tmp_path / "run")])
+    assert (options.recipe, options.crop, options.max_steps) == ("paper", None, 2)
+    assert train(["--resume", "--out", str(tmp_path / "run")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--epochs", "0"], "--epochs 0 needs --max-steps"),
+        (["--crop", "whole"], "--crop whole needs --batch-size 1"),
+    ],
+)
+def test_recipes_that_cannot_run_are_refused(words: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        parse(words)
 
 
 def test_a_photo_that_breaks_in_a_worker_is_one_line_and_the_process_ends(tmp_path: Path) -> None:

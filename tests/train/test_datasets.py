@@ -7,6 +7,8 @@ from PIL import Image
 from app.errors import UsageError
 from app.train.datasets import (
     CAMVID_CLASSES,
+    SPLITS,
+    SPLITS_OF,
     class_pixels,
     load_sample,
     open_dataset,
@@ -179,6 +181,19 @@ def test_damage_is_named_with_its_file(folder: Path, damage, message: str) -> No
 def test_missing_data_is_named(name: str, data: Path | None, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         open_dataset(name, data, "train")
+
+
+def test_an_unknown_split_is_answered_with_the_known_ones(folder: Path) -> None:
+    for name, known in SPLITS_OF.items():
+        with pytest.raises(UsageError, match=f"{name} has no split minival: .*{', '.join(known)}"):
+            open_dataset(name, folder, "minival")
+        assert set(known) <= set(SPLITS)
+
+
+@pytest.mark.parametrize("name", ["camvid", "folder", "shapes"])
+def test_what_cannot_be_fetched_is_said(folder: Path, name: str) -> None:
+    with pytest.raises(UsageError, match=f"--download is for sbd and voc, not for {name}"):
+        open_dataset(name, folder, "val", download=True)
 
 
 def test_an_unsplit_folder_asks_for_a_fraction(folder: Path) -> None:
