@@ -10,7 +10,7 @@ ARGS ?=
 CAMVID ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-slow train evaluate lint format clean
+.PHONY: help serve test test-slow train evaluate variants lint format clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /|/' | column -t -s '|'
@@ -46,6 +46,14 @@ train: $(VENV)/.runtime ## Train the default checkpoint's recipe: make train CAM
 evaluate: $(VENV)/.runtime ## Measure the default checkpoint: make evaluate CAMVID=DIR
 	@test -n "$(CAMVID)" || { echo "say where CamVid is: make evaluate CAMVID=DIR"; exit 2; }
 	$(BIN)/python -m app.evaluate --dataset camvid --data $(CAMVID) $(ARGS)
+
+variants: $(VENV)/.runtime ## Train FCN-32s, 16s and 8s on drawings, measure them, draw docs/images
+	for variant in fcn32s fcn16s fcn8s; do \
+	  $(BIN)/python -m app.train --dataset shapes --variant $$variant --out runs/$$variant $(ARGS) && \
+	  $(BIN)/python -m app.evaluate --checkpoint runs/$$variant/best.safetensors \
+	    --dataset shapes --split test --json runs/$$variant.json || exit; \
+	done
+	$(BIN)/python docs/figures.py runs
 
 lint: $(VENV)/.dev ## Check style, format and types
 	$(BIN)/ruff check .
