@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from drawn_folder import draw_folder
 from fastapi.testclient import TestClient
 from PIL import Image
 
@@ -15,7 +16,6 @@ from app.inference.engine import Engine
 from app.serve.application import create_app
 from app.serve.settings import Settings
 from app.train.__main__ import train
-from app.train.shapes import Drawings
 from model import load_checkpoint
 from model.backbones import BACKBONES
 from model.fcn import VARIANTS
@@ -24,16 +24,7 @@ from model.fcn import VARIANTS
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three drawings as a user's own folder."""
-    path = tmp_path_factory.mktemp("data")
-    (path / "classes.txt").write_text("background\ncircle\nsquare\ntriangle\n")
-    for split, count in (("train", 2), ("val", 1)):
-        drawings = Drawings(split)
-        for kind in ("images", "masks"):
-            (path / split / kind).mkdir(parents=True)
-        for index in range(count):
-            Image.fromarray(drawings.photo(index)).save(path / split / "images" / f"{index}.png")
-            Image.fromarray(drawings.label(index)).save(path / split / "masks" / f"{index}.png")
-    return path
+    return draw_folder(tmp_path_factory.mktemp("data"), train=2, val=1)
 
 
 NETWORKS = [(backbone, variant, "aligned") for backbone in BACKBONES for variant in VARIANTS]

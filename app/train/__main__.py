@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -19,14 +19,27 @@ from app.cli import resolve_compute, run
 from app.errors import UsageError
 from app.inference.device import DTYPES, Compute
 from app.train.arguments import parse
+from app.train.cache import InMemory, decoded_bytes
+from app.train.check import check
+from app.train.data_problems import Report, refuse
 from app.train.datasets import LabelledImages, class_pixels, open_dataset
+from app.train.distributed import Processes, joined_processes, own_device
+from app.train.evaluation import evaluate
+from app.train.events import Events
+from app.train.html_report import Provenance, write_html_report
 from app.train.initialise import Start, build_network
+from app.train.loss import balanced_weights
 from app.train.progress import Progress
+from app.train.provenance import describe_environment
 from app.train.recipes import Recipe
 from app.train.report import draw_curves, draw_samples
 from app.train.run_folder import RunFolder
-from app.train.trainer import InterruptedRunError, Trainer, balanced_weights
+from app.train.stopping import InterruptedRunError
+from app.train.trainer import Trainer
 from model import FCN, Card, load_checkpoint
+
+NOT_KEPT: Final = ("check", "resume", "out", "device", "workers", "download", "cache", "command")
+"""Options that may differ when a run goes on, since they change no number of it."""
 
 
 def train(argv: Sequence[str]) -> int:
@@ -36,17 +49,32 @@ def train(argv: Sequence[str]) -> int:
         UsageError: For anything that its user can mend.
     """
     options = parse(argv)
-    console = Console(soft_wrap=True)
-    compute = resolve_compute(options.device, options.precision)
+    if options.check:
+        console = Console(soft_wrap=True)
+        return check(lambda report: _open_splits(options, report), options.class_weighting, console)
+    compute = resolve_compute(own_device(options.device), options.precision)
+    with joined_processes(compute.device) as processes:
+        return _train(options, compute, processes)
+
+
+def _train(options: argparse.Namespace, compute: Compute, processes: Processes) -> int:
+    """Run the command as one of `processes`; the main one alone prints and writes."""
+    console = Console(soft_wrap=True, quiet=not processes.is_main)
     # A run goes on in the precision it began with, whatever `auto` means on this machine.
     options.precision = compute.precision
     options.save_precision = options.save_precision or compute.precision
     folder = RunFolder(options.out, dtype=DTYPES[options.save_precision])
+    environment = describe_environment(compute.device)  # now: the checkout may move on meanwhile
+    events = Events(folder.path / "tensorboard") if options.tensorboard else None
+    if not processes.is_main:
+        processes.wait()  # until the main one has fetched what is missing
     splits = _open_splits(options)  # before the bar: fetching shows its own progress
-    with Progress(console) as progress:
+    if processes.is_main:
+        processes.wait()
+    with Progress(console, events if processes.is_main else None) as progress:
         progress.say(compute.reason)
         try:
-            trainer, val = _prepare(options, splits, compute, folder, progress)
+            trainer, val = _prepare(options, splits, compute, processes, folder, progress)
             trainer.run(progress)
         except InterruptedRunError:
             progress.say(
@@ -59,13 +87,25 @@ def train(argv: Sequence[str]) -> int:
         except torch.OutOfMemoryError as error:
             reason = str(error).splitlines()[0]
             raise UsageError(f"lower --batch-size or --crop: {reason}") from None
-    _report(folder, trainer, val)
+    if not processes.is_main:
+        return 0
+    first = folder.read_config().get("command", options.command)
+    provenance = Provenance(
+        commands=tuple(dict.fromkeys([first, options.command])),
+        environment={
+            "training": progress.account(),
+            "processes": str(processes.count),
+            **environment,
+        },
+    )
+    _report(folder, trainer, val, provenance, console)
     progress.say(f"best val mIoU {trainer.best:.4f}: {folder.best}")
+    progress.say(f"to look at: {folder.path / 'report.html'}")
     return 0
 
 
-def _open_splits(options: argparse.Namespace) -> dict[str, LabelledImages]:
-    return {
+def _open_splits(options: argparse.Namespace, report: Report = refuse) -> dict[str, LabelledImages]:
+    splits = {
         part: open_dataset(
             options.dataset,
             options.data,
@@ -73,19 +113,29 @@ def _open_splits(options: argparse.Namespace) -> dict[str, LabelledImages]:
             val_fraction=options.val_fraction,
             seed=options.seed,
             download=options.download,
+            report=report,
         )
         for part, split in (("train", options.train_split), ("val", options.val_split))
     }
+    names = {part: [info.name for info in splits[part].classes] for part in splits}
+    if names["train"] != names["val"]:
+        raise UsageError(
+            f"the classes of train ({', '.join(names['train'])}) are not those of val "
+            f"({', '.join(names['val'])})"
+        )
+    return splits
 
 
 def _prepare(
     options: argparse.Namespace,
     splits: dict[str, LabelledImages],
     compute: Compute,
+    processes: Processes,
     folder: RunFolder,
     progress: Progress,
 ) -> tuple[Trainer, LabelledImages]:
     """Check the data, build or restore the network, and begin or find the run's folder."""
+    splits = {split: _in_memory(dataset, options.cache) for split, dataset in splits.items()}
     pixels = {split: class_pixels(dataset) for split, dataset in splits.items()}
     for split, counts in pixels.items():
         if not counts.sum():
@@ -105,24 +155,28 @@ def _prepare(
                 f"{folder.path}: the photos or classes are not those that the run began with"
             )
         net = FCN(card.architecture, len(classes), dropout=recipe.dropout)
+        if processes.is_main:
+            folder.clear_leftovers()
         state = folder.load_state()
     if state is None:
         net, notes = build_network(_start(options), classes, dropout=recipe.dropout)
         for note in notes:
             progress.say(note)
         card = _card(options, net, splits, recipe)
-        if not options.resume:
+        if not options.resume and processes.is_main:
             folder.create(
                 {
                     "options": _options_to_config(options),
                     "card": card.to_json(),
                     "data": _fingerprint(splits),
+                    "command": options.command,
                 }
             )
     _check_batch_norm(net, recipe)
     workers = options.workers
     if workers is None:
-        workers = 0 if compute.device.type == "cpu" else min(8, os.cpu_count() or 1)
+        share = (os.cpu_count() or 1) // processes.count
+        workers = 0 if compute.device.type == "cpu" else min(8, max(1, share))
     trainer = Trainer(
         net,
         recipe,
@@ -134,6 +188,8 @@ def _prepare(
         card=card,
         seed=options.seed,
         workers=workers,
+        processes=processes,
+        compile=options.compile,
     )
     if state is not None:
         try:
@@ -142,6 +198,12 @@ def _prepare(
             raise UsageError(f"{folder.last}: not a state of this run: {error!r}") from error
         progress.say(f"resumed after step {trainer.step} of {trainer.steps}")
     return trainer, splits["val"]
+
+
+def _in_memory(dataset: LabelledImages, gigabytes: float) -> LabelledImages:
+    """Read a dataset into memory if it takes no more than that."""
+    fits = decoded_bytes(dataset) <= gigabytes * 1e9
+    return InMemory(dataset) if fits else dataset
 
 
 def _check_batch_norm(net: FCN, recipe: Recipe) -> None:
@@ -191,7 +253,7 @@ def _options_to_config(options: argparse.Namespace) -> dict[str, Any]:
     return {
         key: str(value) if isinstance(value, Path) else value
         for key, value in vars(options).items()
-        if key not in ("resume", "out", "device", "workers", "download")
+        if key not in NOT_KEPT
     }
 
 
@@ -219,11 +281,30 @@ def _shares(dataset: LabelledImages, pixels: NDArray[np.int64]) -> str:
     )
 
 
-def _report(folder: RunFolder, trainer: Trainer, val: LabelledImages) -> None:
-    """Draw the run as it ended; samples are predicted by the best weights."""
+def _report(
+    folder: RunFolder,
+    trainer: Trainer,
+    val: LabelledImages,
+    provenance: Provenance,
+    console: Console,
+) -> None:
+    """Show the run as it ended; what is predicted, the best weights predict.
+
+    It costs about one more validation: only figures and indices of photos are kept of it.
+    """
     draw_curves(trainer.history, folder.path / "curves.png")
-    trainer.use_weights(load_checkpoint(folder.best)[0])
+    net, card = load_checkpoint(folder.best)
+    trainer.use_weights(net)
     draw_samples(val, trainer.predict, folder.path / "samples.png")
+    write_html_report(
+        folder.path / "report.html",
+        card=card,
+        history=trainer.history,
+        dataset=val,
+        predict=trainer.predict,
+        evaluation=evaluate(trainer.predict, val, console),
+        provenance=provenance,
+    )
 
 
 def main() -> int:

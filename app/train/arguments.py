@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -18,13 +19,14 @@ from app.cli import (
     size,
 )
 from app.errors import UsageError
+from app.paths import DEFAULT_CHECKPOINT
 from app.train.datasets import DATASETS, SPLITS
 from app.train.recipes import Recipe, choose_recipe
 from app.train.run_folder import RunFolder
 from model.backbones import BACKBONES
 from model.fcn import ALIGNMENTS, VARIANTS
 
-RESUMABLE: Final = {"data"}
+RESUMABLE: Final = {"data", "tensorboard"}
 """Options of a run that may differ when it goes on; the data may have moved."""
 
 
@@ -42,6 +44,12 @@ def make_parser(recipe: Recipe) -> OneLineParser:
         "python -m app.train --dataset folder --data my-images --val-fraction 0.2 --out runs/mine",
     )
     add_data(arguments, DATASETS)
+    arguments.add_argument(
+        "--check",
+        action="store_true",
+        help="read all photos and labels, say what is wrong with them, and train nothing; the exit "
+        "code is 2 if there is an error",
+    )
     arguments.add_argument(
         "--out", type=Path, metavar="DIR", default=Path("runs/train"), help="folder of the run"
     )
@@ -69,6 +77,19 @@ def make_parser(recipe: Recipe) -> OneLineParser:
         type=integer(0),
         metavar="N",
         help="processes that read and augment (default: 0 on the CPU, up to 8 with CUDA)",
+    )
+    arguments.add_argument(
+        "--cache",
+        type=number(0),
+        metavar="GB",
+        default=2.0,
+        help="keep a split decoded in memory if it takes no more than this",
+    )
+    arguments.add_argument(
+        "--compile", action="store_true", help="let torch compile the trunk, for long runs"
+    )
+    arguments.add_argument(
+        "--tensorboard", action="store_true", help="write TensorBoard events to --out as well"
     )
     add_device(arguments)
 
@@ -104,9 +125,10 @@ def make_parser(recipe: Recipe) -> OneLineParser:
     )
     start.add_argument(
         "--init-from",
-        type=Path,
+        type=_checkpoint,
         metavar="FILE",
-        help="start from a checkpoint, also of other classes; its network is the default",
+        help="start from a checkpoint, also of other classes, or from `default`, the one that "
+        "ships; its network is the default, its trunk learns more slowly (--trunk-rate)",
     )
     arguments.add_argument(
         "--save-precision",
@@ -129,6 +151,10 @@ def make_parser(recipe: Recipe) -> OneLineParser:
     return arguments
 
 
+def _checkpoint(text: str) -> Path:
+    return DEFAULT_CHECKPOINT if text == "default" else Path(text)
+
+
 def _crop(text: str) -> tuple[int, int] | None:
     return None if text == "whole" else size(text)
 
@@ -147,7 +173,8 @@ _RECIPE_OPTIONS: Final[dict[str, dict[str, Any]]] = {
         "help": "passes over the training photos; 0: as --max-steps needs",
     },
     "max_steps": {"type": integer(0), "metavar": "N", "help": "end after N steps; 0: no limit"},
-    "batch_size": {"type": integer(1), "metavar": "N", "help": "photos a step"},
+    "batch_size": {"type": integer(1), "metavar": "N", "help": "photos a forward"},
+    "accumulate": {"type": integer(1), "metavar": "N", "help": "batches a step"},
     "crop": {
         "type": _crop,
         "metavar": "HxW",
@@ -173,6 +200,12 @@ _RECIPE_OPTIONS: Final[dict[str, dict[str, Any]]] = {
         "metavar": "X",
         "help": "what the rate is multiplied by for biases and norms",
     },
+    "trunk_rate": {
+        "type": number(0, 1),
+        "metavar": "X",
+        "help": "what the rate is multiplied by in the trunk (default with --init-from: 0.1)",
+    },
+    "clip": {"type": number(0), "metavar": "X", "help": "largest norm of a gradient, 0: no limit"},
     "schedule": {
         "choices": ("cosine", "constant"),
         "help": "what the rate does after the warm-up",
@@ -196,6 +229,11 @@ _RECIPE_OPTIONS: Final[dict[str, dict[str, Any]]] = {
         "help": "decay of the averaged weights, 0: none",
     },
     "val_every": {"type": integer(1), "metavar": "N", "help": "epochs between validations"},
+    "patience": {
+        "type": integer(0),
+        "metavar": "N",
+        "help": "end after N epochs without a better val mIoU, 0: never",
+    },
 }
 
 
@@ -209,12 +247,17 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     first.add_argument("--dataset", default="folder")
     first.add_argument("--recipe", default="default")
     first.add_argument("--variant")
+    first.add_argument("--init-from")
     first.add_argument("--resume", action="store_true")
     chosen = first.parse_known_args(argv)[0]
     # A resumed run brings its own values, and wrong words are for the whole parser to refuse.
     known = chosen.variant in (None, *VARIANTS) and chosen.recipe == "paper"
     name = "paper" if known and not chosen.resume else "default"
-    arguments = make_parser(choose_recipe(name, chosen.dataset, chosen.variant))
+    arguments = make_parser(
+        choose_recipe(
+            name, chosen.dataset, chosen.variant, fine_tuning=chosen.init_from is not None
+        )
+    )
     options = arguments.parse_args(argv)
     if options.resume:
         saved = saved_options(RunFolder(options.out))
@@ -238,6 +281,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         raise UsageError("--crop whole needs --batch-size 1: whole photos may differ in size")
     if options.precision == "fp16":
         raise UsageError("--precision fp16 is for serving; training takes fp32 or bf16")
+    options.command = shlex.join(["python", "-m", "app.train", *argv])
     return options
 
 

@@ -13,7 +13,9 @@ class Recipe:
     Attributes:
         epochs: Passes over the training photos; 0 for as many as `max_steps` needs.
         max_steps: Optimiser steps after which training ends even so; 0 for no such limit.
-        batch_size: Photos a step.
+        batch_size: Photos a forward, over all processes.
+        accumulate: Batches a step: their gradients are added up. As one larger batch, but for
+            batch norm, which sees each by itself.
         crop: (height, width) in pixels that a step sees of each photo; None for whole photos.
         scale: Range of the random scale before the crop.
         color_jitter: Strength of random brightness, contrast and saturation.
@@ -22,6 +24,9 @@ class Recipe:
         momentum: Of SGD.
         learning_rate: Its peak.
         bias_rate: What it is multiplied by for biases and norms.
+        trunk_rate: What it is multiplied by in the trunk: less than 1 for weights that have
+            learned already.
+        clip: Largest norm of a step's gradient; longer ones are shortened to it. 0 for no limit.
         schedule: `cosine`: after the warm-up the rate falls as a half cosine. `constant`.
         warmup: Share of the steps in which the rate rises linearly.
         weight_decay: Of kernels; biases and norms have none.
@@ -31,11 +36,13 @@ class Recipe:
         dropout: After fc6 and fc7.
         ema: Decay of the averaged weights that are validated and saved; 0 for none.
         val_every: Epochs from one validation to the next; the last epoch is always validated.
+        patience: Epochs without a better val mIoU after which the run ends; 0 for no such end.
     """
 
     epochs: int = 100
     max_steps: int = 0
     batch_size: int = 8
+    accumulate: int = 1
     crop: tuple[int, int] | None = (320, 320)
     scale: tuple[float, float] = (0.75, 1.5)
     color_jitter: float = 0.3
@@ -44,6 +51,8 @@ class Recipe:
     momentum: float = 0.9
     learning_rate: float = 1e-3
     bias_rate: float = 1.0
+    trunk_rate: float = 1.0
+    clip: float = 0.0
     schedule: str = "cosine"
     warmup: float = 0.1
     weight_decay: float = 0.01
@@ -52,6 +61,7 @@ class Recipe:
     dropout: float = 0.5
     ema: float = 0.99
     val_every: int = 1
+    patience: int = 0
 
 
 DEFAULT: Final = Recipe()
@@ -115,19 +125,28 @@ PAPER_STAGES: Final[dict[str, dict[str, Any]]] = {
 """What depends on the variant: 16s starts from 32s, 8s from 16s, at-once from the classifier."""
 
 
-def choose_recipe(name: str, dataset: str, variant: str | None) -> Recipe:
+FINE_TUNED_TRUNK_RATE: Final = 0.1
+"""Share of the learning rate for a trunk that comes from a checkpoint; docs/training.md has what
+it was chosen by."""
+
+
+def choose_recipe(
+    name: str, dataset: str, variant: str | None, *, fine_tuning: bool = False
+) -> Recipe:
     """Return the recipe that options choose.
 
     Args:
         name: `default` or `paper`.
         dataset: Decides the default recipe.
         variant: Decides the paper's rates.
+        fine_tuning: Whether the default recipe starts from a checkpoint.
 
     Raises:
         UsageError: If the variant is needed and not given.
     """
     if name == "default":
-        return RECIPES.get(dataset, DEFAULT)
+        recipe = RECIPES.get(dataset, DEFAULT)
+        return replace(recipe, trunk_rate=FINE_TUNED_TRUNK_RATE) if fine_tuning else recipe
     if variant is None:
         raise UsageError("--recipe paper needs --variant: each stage has its own learning rate")
     return replace(PAPER, **PAPER_STAGES[variant])

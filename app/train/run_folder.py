@@ -27,6 +27,7 @@ class RunFolder:
         self.last = path / "last.pt"
         self.config = path / "config.json"
         self.metrics = path / "metrics.jsonl"
+        self._files = (self.best, self.last, self.config, self.metrics)
         self._dtype = dtype
 
     def create(self, config: dict[str, Any]) -> None:
@@ -43,6 +44,12 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         text = json.dumps(config, indent=2) + "\n"
         write_atomically(self.config, lambda path: path.write_text(text))
+
+    def clear_leftovers(self) -> None:
+        """Remove files that a killed process was still writing."""
+        for path in self.path.glob(".*"):
+            if path.name.startswith(tuple(f".{kept.name}." for kept in self._files)):
+                path.unlink()
 
     def read_config(self) -> dict[str, Any]:
         """Return what `create` wrote.

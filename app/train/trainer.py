@@ -5,86 +5,41 @@ saved with the weights. A run that was interrupted therefore goes on exactly whe
 """
 
 import math
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any, Final
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from app.errors import UsageError
 from app.inference.device import Compute
 from app.train.datasets import LabelledImages
+from app.train.distributed import ALONE, Processes, share_statistics
+from app.train.loss import labelled_weight, summed_loss
 from app.train.metrics import ConfusionMatrix
+from app.train.optimization import averaged_weights, build_optimizer, learning_rate_factor
 from app.train.progress import Progress
 from app.train.recipes import Recipe
 from app.train.run_folder import RunFolder
+from app.train.stopping import (
+    InterruptedRunError,
+    leave_ctrl_c_to_the_main_process,
+    stop_requested,
+)
 from app.train.transforms import AugmentedSamples, epoch_batches, training_transform
-from model import FCN, VOID, Card
+from model import FCN, Card
 
-LEARNING_RATE_FLOOR: Final = 1e-3
-"""Learning rate at the end, as a share of its peak."""
+SAVE_EVERY_S: Final = 600.0
+"""Seconds between saved states within an epoch: what a killed process or machine may cost."""
 
-
-class InterruptedRunError(Exception):
-    """The user stopped the run; its state is saved."""
-
-
-def learning_rate_factor(step: int, steps: int, warmup: float, schedule: str = "cosine") -> float:
-    """Return the learning rate at `step` of `steps` as a share of its peak.
-
-    It rises linearly during the first `warmup` of the steps and then falls as a half cosine, or
-    stays, with the `constant` schedule.
-    """
-    rising = max(1, round(warmup * steps))
-    if step < rising:
-        return (step + 1) / rising
-    if schedule == "constant":
-        return 1.0
-    progress = (step - rising) / max(1, steps - rising)
-    cosine = 0.5 * (1 + math.cos(math.pi * progress))
-    return LEARNING_RATE_FLOOR + (1 - LEARNING_RATE_FLOOR) * cosine
-
-
-def balanced_weights(pixels: np.ndarray[Any, np.dtype[np.int64]], constant: float) -> Tensor:
-    """Return the ENet paper's class weights 1 / ln(c + frequency), scaled to a mean of 1.
-
-    Args:
-        pixels: Labelled pixels of each class, C values.
-        constant: c, above 1; 0 gives equal weights.
-    """
-    if constant == 0:
-        return torch.ones(len(pixels))
-    weights = 1 / np.log(constant + pixels / max(1, pixels.sum()))
-    return torch.from_numpy(weights / weights.mean()).float()
-
-
-def segmentation_loss(
-    logits: Tensor, labels: Tensor, weights: Tensor, reduction: str = "mean"
-) -> Tensor:
-    """Return the cross-entropy over labelled pixels, each weighted by its class.
-
-    Args:
-        logits: BxCxHxW.
-        labels: BxHxW, integer; 255 is void and counts nowhere.
-        weights: C values.
-        reduction: `mean` or, as in the authors' nets, `sum`.
-
-    Returns:
-        A scalar; 0 where all of the batch is void, since then there is nothing to learn.
-    """
-    total = F.cross_entropy(logits, labels, weights, ignore_index=VOID, reduction="sum")
-    if reduction == "sum":
-        return total
-    return total / weights[labels[labels != VOID]].sum().clamp_min(1e-6)
+Key = tuple[int, int]
+"""(epoch, index): what a sample and its augmentation depend on, besides the seed."""
 
 
 class Trainer:
@@ -100,7 +55,9 @@ class Trainer:
         folder: Where results go.
         card: Describes the network; validation figures are added when it is saved.
         seed: Of everything random.
-        workers: Processes that read and augment; 0 for none.
+        workers: Processes that read and augment, for each process of the run; 0 for none.
+        processes: Those that share the run.
+        compile: Whether torch compiles the trunk.
     """
 
     def __init__(
@@ -116,6 +73,8 @@ class Trainer:
         card: Card,
         seed: int,
         workers: int,
+        processes: Processes = ALONE,
+        compile: bool = False,
     ) -> None:
         self.recipe = recipe
         self.val = val
@@ -124,31 +83,54 @@ class Trainer:
         self.card = card
         self.seed = seed
         self.workers = workers
+        self.processes = processes
         self.net = net.to(compute.device).to(memory_format=torch.channels_last)
         self.class_weights = class_weights.to(compute.device)
-        self.optimizer = _optimizer(self.net, recipe)
-        self.averaged = (
-            AveragedModel(self.net, multi_avg_fn=_ema(recipe.ema), use_buffers=True)
-            if recipe.ema
-            else None
-        )
+        self.averaged = averaged_weights(self.net, recipe.ema) if recipe.ema else None
+        if processes.count > 1:
+            share_statistics(self.net, compute.device)
+        if compile:
+            self.net.trunk.compile()
+        self.optimizer = build_optimizer(self.net, recipe)
+        self._forward: nn.Module = self.net
+        if processes.count > 1:
+            # Dropout must differ between processes, but every start must be the same.
+            torch.manual_seed(torch.initial_seed() + processes.rank)
+            self._forward = DistributedDataParallel(self.net, broadcast_buffers=False)
         transform = training_transform(
             recipe.crop, recipe.scale, color_jitter=recipe.color_jitter, flip=recipe.flip
         )
         self.samples = AugmentedSamples(train, transform, seed)
-        self.steps_per_epoch = -(-len(train) // recipe.batch_size)
+        self.photos_per_step = recipe.batch_size * recipe.accumulate
+        self.steps_per_epoch = -(-len(train) // self.photos_per_step)
         limits = (recipe.epochs * self.steps_per_epoch, recipe.max_steps)
         self.steps = min(limit for limit in limits if limit)
         self.epochs = -(-self.steps // self.steps_per_epoch)
         self.step = 0
         self.loss_sum = 0.0
         self.history: list[dict[str, Any]] = []
+        self._saved_at = time.monotonic()
 
     @property
     def best(self) -> float:
         """Highest val mIoU so far; -1 before the first validation."""
-        scores = [line["val"]["mean_iu"] for line in self.history if "val" in line]
-        return max((score for score in scores if score is not None), default=-1.0)
+        return max((score for _, score in self._scores()), default=-1.0)
+
+    def _scores(self) -> Iterator[tuple[int, float]]:
+        """Yield epoch and val mIoU of every validation."""
+        for line in self.history:
+            score = line.get("val", {}).get("mean_iu")
+            if score is not None:
+                yield line["epoch"], score
+
+    @property
+    def finished(self) -> bool:
+        """Whether the recipe has come to its end, or nothing got better for long enough."""
+        done = len(self.history)
+        if done >= self.epochs or not self.recipe.patience:
+            return done >= self.epochs
+        best_epoch = max(self._scores(), key=lambda pair: pair[1], default=(done, 0.0))[0]
+        return done - best_epoch >= self.recipe.patience
 
     def run(self, progress: Progress) -> None:
         """Train until the recipe's end.
@@ -157,44 +139,68 @@ class Trainer:
             InterruptedRunError: On Ctrl-C or SIGTERM, after the state was saved for `--resume`.
             FloatingPointError: If the loss is no longer finite; the message names the step.
         """
-        with _stop_requested(progress.say) as stop:
-            for epoch in range(len(self.history), self.epochs):
-                self._train_epoch(epoch, progress, stop)
-                self._finish_epoch(epoch, progress, stop)
+        with stop_requested(progress.say) as stop:
+            try:
+                while not self.finished:
+                    epoch = len(self.history)
+                    self._train_epoch(epoch, progress, stop)
+                    self._finish_epoch(epoch, progress, stop)
+            except RuntimeError as error:
+                # A signal to the whole process group also ends the workers that this process
+                # waits for, and the processes that share the run.
+                if not stop.is_set():
+                    raise
+                if self.processes.count == 1:
+                    self.folder.save_state(self.state())
+                raise InterruptedRunError from error
 
     def _train_epoch(self, epoch: int, progress: Progress, stop: threading.Event) -> None:
-        started = self.step
         first = self.step - epoch * self.steps_per_epoch
-        batches = epoch_batches(
-            len(self.samples.dataset), self.recipe.batch_size, epoch=epoch, seed=self.seed
+        steps = epoch_batches(
+            len(self.samples.dataset), self.photos_per_step, epoch=epoch, seed=self.seed
         )
-        last = min(len(batches), self.steps - epoch * self.steps_per_epoch)
-        clock = time.monotonic()
-        for photos, labels in self._load(batches[first:last]):
-            loss = self._train_step(photos, labels)
+        last = min(len(steps), self.steps - epoch * self.steps_per_epoch)
+        shares = [share for keys in steps[first:last] for share in self._shares(keys)]
+        loader = self._load(shares)
+        started, waited = time.monotonic(), 0.0
+        for position in range(first, last):
+            asked = time.monotonic()
+            batches = [next(loader) for _ in range(self.recipe.accumulate)]
+            waited += time.monotonic() - asked
+            loss, stop_now, save_now = self._train_step(batches, stop)
             if not math.isfinite(loss):
-                names = ", ".join(
-                    self.samples.dataset.names[index]
-                    for _, index in batches[self.step - epoch * self.steps_per_epoch]
-                )
-                raise FloatingPointError(
-                    f"the loss is {loss} at step {self.step + 1}, with {names}; "
-                    "try a lower --learning-rate"
-                )
+                self._refuse(loss, steps[position])
             self.loss_sum += loss
             self.step += 1
-            done = self.step - started
+            elapsed = time.monotonic() - started
             progress.step(
                 self.step,
                 self.steps,
                 loss=loss,
-                images_per_second=done * self.recipe.batch_size / (time.monotonic() - clock),
+                images_per_second=(position + 1 - first) * self.photos_per_step / elapsed,
+                waiting=waited / elapsed,
             )
-            if stop.is_set():
-                self.folder.save_state(self.state())
+            if self.processes.count == 1:
+                stop_now = stop.is_set()  # nobody else has to have heard it before the step
+            if stop_now or save_now:
+                self._save_state()
+            if stop_now:
                 raise InterruptedRunError
 
-    def _load(self, batches: Sequence[list[tuple[int, int]]]) -> Iterator[tuple[Tensor, Tensor]]:
+    def _shares(self, keys: list[Key]) -> list[list[Key]]:
+        """Return the batches of a step, of each the part that is this process's."""
+        size, processes = self.recipe.batch_size, self.processes
+        batches = [keys[start : start + size] for start in range(0, len(keys), size)]
+        return [batch[processes.rank :: processes.count] for batch in batches]
+
+    def _refuse(self, loss: float, keys: list[Key]) -> None:
+        names = ", ".join(self.samples.dataset.names[index] for _, index in keys)
+        raise FloatingPointError(
+            f"the loss is {loss} at step {self.step + 1}, with {names}; "
+            "try a lower --learning-rate, or --clip"
+        )
+
+    def _load(self, batches: Sequence[list[Key]]) -> Iterator[tuple[Tensor, Tensor]]:
         loader = DataLoader(
             self.samples,
             batch_sampler=batches,
@@ -203,7 +209,7 @@ class Trainer:
             # A generator of its own: the loader draws from it, and the global one belongs to
             # dropout, whose sequence must not depend on how often loaders were made.
             generator=torch.Generator(),
-            worker_init_fn=_leave_ctrl_c_to_the_main_process,
+            worker_init_fn=leave_ctrl_c_to_the_main_process,
         )
         try:
             for photos, labels in loader:
@@ -218,18 +224,40 @@ class Trainer:
                 message.removeprefix(f"{UsageError.__module__}.UsageError: ")
             ) from None
 
-    def _train_step(self, photos: Tensor, labels: Tensor) -> float:
+    def _train_step(
+        self, batches: Sequence[tuple[Tensor, Tensor]], stop: threading.Event
+    ) -> tuple[float, bool, bool]:
+        """Take a step; return the loss, and whether all processes are to stop or to save."""
         self.net.train()
         self.set_learning_rate()
-        with self._autocast():
-            logits = self.net(photos.contiguous(memory_format=torch.channels_last))
-        loss = segmentation_loss(logits, labels, self.class_weights, self.recipe.loss)
-        loss.backward()  # type: ignore[no-untyped-call]
+        weights = [labelled_weight(labels, self.class_weights) for _, labels in batches]
+        weight = torch.stack(weights).sum()
+        save = self.processes.is_main and time.monotonic() - self._saved_at > SAVE_EVERY_S
+        flags = weight.new_tensor([stop.is_set(), save])
+        agreed = self.processes.sum(torch.cat([weight[None], flags]))
+        divisor = agreed[0].clamp_min(1e-6) if self.recipe.loss == "mean" else agreed.new_ones(())
+        total = weight.new_zeros(())
+        for number, (photos, labels) in enumerate(batches, start=1):
+            with self._gradients_stay_here(number < len(batches)):
+                with self._autocast():
+                    logits = self._forward(photos.contiguous(memory_format=torch.channels_last))
+                loss = summed_loss(logits, labels, self.class_weights) / divisor
+                # Gradients are averaged over the processes; the loss is a sum over them.
+                (loss * self.processes.count).backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        if self.recipe.clip:
+            nn.utils.clip_grad_norm_(self.net.parameters(), self.recipe.clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.averaged:
             self.averaged.update_parameters(self.net)
-        return loss.item()
+        return self.processes.sum(total).item(), bool(agreed[1] > 0), bool(agreed[2] > 0)
+
+    def _gradients_stay_here(self, stay: bool) -> Any:
+        """Leave the exchange of gradients between processes to a step's last batch."""
+        if stay and isinstance(self._forward, DistributedDataParallel):
+            return self._forward.no_sync()
+        return nullcontext()
 
     def set_learning_rate(self) -> None:
         """Give every group of parameters the rate of the step that comes next."""
@@ -251,21 +279,29 @@ class Trainer:
             "loss": self.loss_sum / (self.step - epoch * self.steps_per_epoch),
         }
         if (epoch + 1) % self.recipe.val_every == 0 or epoch + 1 == self.epochs:
-            self.folder.save_state(self.state())  # validation may take long and be stopped
-            confusion = ConfusionMatrix(len(self.card.classes))
-            for index in range(len(self.val)):
-                confusion.update(self.val.label(index), self.predict(index))
-                if stop.is_set():
-                    raise InterruptedRunError
+            self._save_state()  # validation may take long and be stopped
+            confusion = self._validate(stop)
             line["val"] = confusion.metrics().to_json([info.name for info in self.card.classes])
-            if (line["val"]["mean_iu"] or 0.0) > self.best:
+            if (line["val"]["mean_iu"] or 0.0) > self.best and self.processes.is_main:
                 self.folder.save_best(self.weights_to_keep(), self.card, line)
         self.loss_sum = 0.0
         self.history.append(line)
         # The state last: it says that everything before it is there.
-        self.folder.save_history(self.history)
-        self.folder.save_state(self.state())
+        if self.processes.is_main:
+            self.folder.save_history(self.history)
+        self._save_state()
         progress.epoch(line, self.epochs, best=self.best)
+
+    def _validate(self, stop: threading.Event) -> ConfusionMatrix:
+        """Segment val, each process its share of the photos."""
+        confusion = ConfusionMatrix(len(self.card.classes))
+        for index in range(self.processes.rank, len(self.val), self.processes.count):
+            confusion.update(self.val.label(index), self.predict(index))
+            if stop.is_set():
+                raise InterruptedRunError
+        counts = torch.from_numpy(confusion.counts).to(self.compute.device)
+        confusion.counts = self.processes.sum(counts).cpu().numpy()
+        return confusion
 
     def weights_to_keep(self) -> FCN:
         """Return the network that is validated and saved: the average if there is one."""
@@ -290,8 +326,19 @@ class Trainer:
         )
         return prediction
 
+    def _save_state(self) -> None:
+        state = self.state()
+        if self.processes.is_main:
+            self.folder.save_state(state)
+        self._saved_at = time.monotonic()
+
     def state(self) -> dict[str, Any]:
-        """Return everything that `load_state` needs to go on exactly."""
+        """Return everything that `load_state` needs to go on exactly; all processes must call."""
+        cuda = self.compute.device.type == "cuda"
+        random = {
+            "cpu": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state(self.compute.device) if cuda else None,
+        }
         return {
             "step": self.step,
             "loss_sum": self.loss_sum,
@@ -299,16 +346,18 @@ class Trainer:
             "net": self.net.state_dict(),
             "averaged": self.averaged.state_dict() if self.averaged else None,
             "optimizer": self.optimizer.state_dict(),
-            "random": torch.get_rng_state(),
-            "cuda_random": (
-                torch.cuda.get_rng_state(self.compute.device)
-                if self.compute.device.type == "cuda"
-                else None
-            ),
+            "random": self.processes.gather(random),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go back to where `state` was taken."""
+        """Go back to where `state` was taken.
+
+        Raises:
+            ValueError: If it was taken by another number of processes.
+        """
+        random = state["random"]
+        if len(random) != self.processes.count:
+            raise ValueError(f"the run has {len(random)} processes, not {self.processes.count}")
         self.step = state["step"]
         self.loss_sum = state["loss_sum"]
         self.history = state["history"]
@@ -316,63 +365,7 @@ class Trainer:
         if self.averaged:
             self.averaged.load_state_dict(state["averaged"])
         self.optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["random"])
-        if state["cuda_random"] is not None and self.compute.device.type == "cuda":
-            torch.cuda.set_rng_state(state["cuda_random"], self.compute.device)
-
-
-def _ema(decay: float) -> Callable[..., None]:
-    """Return torch's exponential moving average, which comes without types."""
-    average: Callable[..., None] = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-    return average
-
-
-def _optimizer(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Return the recipe's optimiser, with weight decay on kernels alone.
-
-    Decay on a norm's scale or a bias regularises nothing; it only fights the statistics.
-    """
-    kernels = [parameter for parameter in net.parameters() if parameter.dim() > 1]
-    vectors = [parameter for parameter in net.parameters() if parameter.dim() <= 1]
-    groups: list[dict[str, Any]] = [
-        {"params": kernels, "weight_decay": recipe.weight_decay, "rate": 1.0},
-        {"params": vectors, "weight_decay": 0.0, "rate": recipe.bias_rate},
-    ]
-    if recipe.optimizer == "sgd":
-        return torch.optim.SGD(
-            groups, lr=recipe.learning_rate, momentum=recipe.momentum, fused=True
-        )
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
-
-
-def _leave_ctrl_c_to_the_main_process(worker: int) -> None:
-    """Ignore SIGINT, which a terminal sends to workers too.
-
-    SIGTERM keeps its effect: it is how the main process ends its workers.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-@contextmanager
-def _stop_requested(say: Callable[[str], None]) -> Iterator[threading.Event]:
-    """Yield an event that Ctrl-C or SIGTERM sets; a second Ctrl-C interrupts at once.
-
-    A step is never cut in half: its state would be neither the old nor the new one.
-    """
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event  # only the main thread may handle signals
-        return
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if event.is_set():
-            raise KeyboardInterrupt
-        event.set()
-        say("stopping after this step; once more to stop at once")
-
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield event
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        mine = random[self.processes.rank]
+        torch.set_rng_state(mine["cpu"])
+        if mine["cuda"] is not None and self.compute.device.type == "cuda":
+            torch.cuda.set_rng_state(mine["cuda"], self.compute.device)

@@ -50,6 +50,7 @@ def test_a_run_leaves_everything_it_promises(run: Path) -> None:
         "config.json",
         "curves.png",
         "samples.png",
+        "report.html",
     }
     (line,) = [json.loads(text) for text in (run / "metrics.jsonl").read_text().splitlines()]
     _, card = load_checkpoint(run / "best.safetensors")

@@ -1,6 +1,8 @@
+import dataclasses
 import math
 import os
 import signal
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -10,18 +12,15 @@ from rich.console import Console
 
 from app.errors import UsageError
 from app.inference.device import choose_compute
+from app.train.loss import balanced_weights, labelled_weight, summed_loss
 from app.train.metrics import ConfusionMatrix
+from app.train.optimization import learning_rate_factor
 from app.train.progress import Progress
 from app.train.recipes import Recipe
 from app.train.run_folder import RunFolder
 from app.train.shapes import Drawings
-from app.train.trainer import (
-    InterruptedRunError,
-    Trainer,
-    balanced_weights,
-    learning_rate_factor,
-    segmentation_loss,
-)
+from app.train.stopping import InterruptedRunError
+from app.train.trainer import Trainer
 from model import FCN, VOID, Architecture, Card, load_checkpoint
 
 
@@ -44,11 +43,14 @@ RECIPE = Recipe(
 )
 
 
-def make_trainer(path: Path, recipe: Recipe = RECIPE) -> Trainer:
+def make_trainer(
+    path: Path, recipe: Recipe = RECIPE, *, backbone: str = "vgg16_bn", dropout: float = 0.5
+) -> Trainer:
     torch.manual_seed(0)
-    architecture = Architecture(head_width=8, head_norm=True)
+    norm = backbone == "vgg16_bn"
+    architecture = Architecture(backbone=backbone, head_width=8, head_norm=norm)
     return Trainer(
-        FCN(architecture, 4, dropout=0.5),
+        FCN(architecture, 4, dropout=dropout),
         recipe,
         FewDrawings("train"),
         FewDrawings("val", size=(40, 48)),
@@ -73,7 +75,7 @@ class StopAfter(Progress):
         super().__init__(Console(quiet=True))
         self.stop_at = step
 
-    def step(self, step: int, steps: int, *, loss: float, images_per_second: float) -> None:
+    def step(self, step: int, steps: int, **figures: float) -> None:
         if step == self.stop_at:
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -188,11 +190,11 @@ def test_learning_rate_rises_then_falls_to_its_floor() -> None:
     assert 0.001 <= factors[-1] < 0.003
 
 
-def test_loss_is_the_mean_over_labelled_pixels() -> None:
+def test_loss_over_its_weight_is_the_mean_over_labelled_pixels() -> None:
     logits = torch.randn(2, 3, 4, 5, requires_grad=True)
     labels = torch.randint(0, 3, (2, 4, 5))
     labels[:, :2] = VOID
-    loss = segmentation_loss(logits, labels, torch.ones(3))
+    loss = summed_loss(logits, labels, torch.ones(3)) / labelled_weight(labels, torch.ones(3))
     known = logits[:, :, 2:].permute(0, 2, 3, 1).reshape(-1, 3)
     expected = -known.log_softmax(1).gather(1, labels[:, 2:].reshape(-1, 1)).mean()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
@@ -201,12 +203,12 @@ def test_loss_is_the_mean_over_labelled_pixels() -> None:
     assert logits.grad[:, :, :2].abs().max() == 0
 
 
-def test_summed_loss_is_the_mean_times_the_labelled_pixels() -> None:
+def test_weighted_loss_is_torchs_weighted_mean() -> None:
     logits, labels = torch.randn(2, 3, 4, 5), torch.randint(0, 3, (2, 4, 5))
-    labels[0, 0] = VOID
-    mean = segmentation_loss(logits, labels, torch.ones(3))
-    total = segmentation_loss(logits, labels, torch.ones(3), "sum")
-    assert total.item() == pytest.approx(mean.item() * 35, rel=1e-5)
+    weights = torch.tensor([0.5, 1.0, 3.0])
+    loss = summed_loss(logits, labels, weights) / labelled_weight(labels, weights)
+    expected = torch.nn.functional.cross_entropy(logits, labels, weights)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_sgd_steps_as_caffe_does(tmp_path: Path) -> None:
@@ -243,13 +245,85 @@ def test_sgd_steps_as_caffe_does(tmp_path: Path) -> None:
     assert layer.bias[0].item() == pytest.approx(bias, rel=1e-5)
 
 
-def test_loss_of_an_all_void_batch_is_zero_not_nan() -> None:
-    logits = torch.randn(1, 3, 2, 2, requires_grad=True)
-    loss = segmentation_loss(logits, torch.full((1, 2, 2), VOID), torch.ones(3))
-    loss.backward()
-    assert loss.item() == 0
-    assert logits.grad is not None
-    assert logits.grad.abs().max() == 0
+def test_a_step_without_labels_changes_nothing_but_decays(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path)
+    batch = (torch.zeros(2, 3, 32, 32), torch.full((2, 32, 32), VOID))
+    loss, *_ = trainer._train_step([batch], threading.Event())
+    assert loss == 0
+    assert all(torch.isfinite(parameter).all() for parameter in trainer.net.parameters())
+
+
+def test_accumulated_batches_are_one_large_one(tmp_path: Path) -> None:
+    """Without batch norm and dropout: gradients of all pixels, not a mean of the batches' means."""
+    gradients = []
+    labels = torch.randint(0, 4, (4, 40, 40))
+    labels[:3, 3:] = VOID  # so that means of batches would weigh pixels differently
+    photos = torch.randint(0, 256, (4, 3, 40, 40)).float()
+    for size in (4, 2, 1):
+        recipe = dataclasses.replace(
+            RECIPE, batch_size=size, accumulate=4 // size, optimizer="sgd", momentum=0.0, ema=0.0
+        )
+        trainer = make_trainer(tmp_path, recipe, backbone="vgg16", dropout=0.0)
+        torch.nn.init.ones_(trainer.net.score_fc7.weight)
+        before = trainer.net.score_pool4.weight.detach().clone()
+        batches = list(zip(photos.split(size), labels.split(size), strict=True))
+        trainer._train_step(batches, threading.Event())
+        gradients.append(trainer.net.score_pool4.weight.detach() - before)
+    assert gradients[0].abs().max() > 0
+    for gradient in gradients[1:]:
+        assert torch.allclose(gradient, gradients[0], rtol=1e-3, atol=1e-8)
+
+
+def test_clipping_shortens_a_step(tmp_path: Path) -> None:
+    moved = []
+    for clip in (0.0, 1e-3):
+        recipe = dataclasses.replace(
+            RECIPE, optimizer="sgd", momentum=0.0, weight_decay=0.0, clip=clip, ema=0.0, warmup=0.0
+        )
+        trainer = make_trainer(tmp_path, recipe)
+        before = [parameter.detach().clone() for parameter in trainer.net.parameters()]
+        trainer._train_step(
+            [(torch.rand(2, 3, 32, 32) * 255, torch.ones(2, 32, 32, dtype=torch.long))],
+            threading.Event(),
+        )
+        steps = zip(trainer.net.parameters(), before, strict=True)
+        moved.append(math.sqrt(sum((now - then).square().sum().item() for now, then in steps)))
+    assert moved[0] > moved[1]
+    assert moved[1] == pytest.approx(1e-3 * trainer.optimizer.param_groups[0]["lr"], rel=1e-3)
+
+
+def test_a_fine_tuned_trunk_learns_more_slowly(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, dataclasses.replace(RECIPE, trunk_rate=0.1))
+    trainer.set_learning_rate()
+    rate = {
+        id(parameter): group["lr"]
+        for group in trainer.optimizer.param_groups
+        for parameter in group["params"]
+    }
+    score = rate[id(trainer.net.score_fc7.weight)]
+    assert rate[id(trainer.net.trunk.fc6.weight)] == pytest.approx(0.1 * score)
+
+
+def test_a_run_that_gets_no_better_ends_early_also_when_resumed(
+    tmp_path: Path, progress: Progress
+) -> None:
+    recipe = dataclasses.replace(RECIPE, epochs=50, patience=2, learning_rate=0.0)
+    trainer = make_trainer(tmp_path, recipe)
+    trainer.run(progress)
+    scores = [line["val"]["mean_iu"] for line in trainer.history]
+    assert len(scores) == scores.index(max(scores)) + 3 < 50
+    again = make_trainer(tmp_path, recipe)
+    again.load_state(again.folder.load_state())
+    again.run(progress)
+    assert again.history == trainer.history
+
+
+def test_another_number_of_processes_is_refused(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path)
+    state = trainer.state()
+    state["random"] *= 2
+    with pytest.raises(ValueError, match="2 processes, not 1"):
+        trainer.load_state(state)
 
 
 def test_class_weights_are_enets() -> None:

@@ -1,0 +1,58 @@
+"""Photos and labels kept in memory, decoded, where they fit."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.train.datasets import LabelledImages
+from model import ClassInfo
+
+BYTES_PER_PIXEL = 4
+"""Three of the photo, one of its labels."""
+
+
+class InMemory:
+    """A dataset whose samples were all read once.
+
+    Worker processes that are forked from this one share its memory.
+
+    Args:
+        dataset: What to read.
+
+    Raises:
+        UsageError: If a file cannot be read.
+    """
+
+    def __init__(self, dataset: LabelledImages) -> None:
+        self.classes: tuple[ClassInfo, ...] = dataset.classes
+        self.names: Sequence[str] = dataset.names
+        self._photos = [dataset.photo(index) for index in range(len(dataset))]
+        self._labels = [dataset.label(index) for index in range(len(dataset))]
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self._photos)
+
+    def photo(self, index: int) -> NDArray[np.uint8]:
+        """Return a photo, HxWx3 RGB."""
+        return self._photos[index]
+
+    def photo_size(self, index: int) -> tuple[int, int]:
+        """Return a photo's (height, width)."""
+        height, width = self._photos[index].shape[:2]
+        return height, width
+
+    def label(self, index: int) -> NDArray[np.uint8]:
+        """Return a label map, HxW, 255 for void."""
+        return self._labels[index]
+
+
+def decoded_bytes(dataset: LabelledImages) -> int:
+    """Return how much memory a dataset takes when decoded, from the photos' headers.
+
+    Raises:
+        UsageError: If a file cannot be read.
+    """
+    sizes = (dataset.photo_size(index) for index in range(len(dataset)))
+    return BYTES_PER_PIXEL * sum(height * width for height, width in sizes)

@@ -1,0 +1,50 @@
+"""The loss: cross-entropy over labelled pixels, weighted by class."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from model import VOID
+
+
+def balanced_weights(pixels: np.ndarray[Any, np.dtype[np.int64]], constant: float) -> Tensor:
+    """Return the ENet paper's class weights 1 / ln(c + frequency), scaled to a mean of 1.
+
+    Args:
+        pixels: Labelled pixels of each class, C values.
+        constant: c, above 1; 0 gives equal weights.
+    """
+    if constant == 0:
+        return torch.ones(len(pixels))
+    weights = 1 / np.log(constant + pixels / max(1, pixels.sum()))
+    return torch.from_numpy(weights / weights.mean()).float()
+
+
+def summed_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """Return the cross-entropy summed over labelled pixels, each times the weight of its class.
+
+    Args:
+        logits: BxCxHxW.
+        labels: BxHxW, integer; 255 is void and counts nowhere.
+        weights: C values.
+
+    Returns:
+        A scalar; 0 where all is void, since then there is nothing to learn.
+    """
+    return F.cross_entropy(logits, labels, weights, ignore_index=VOID, reduction="sum")
+
+
+def labelled_weight(labels: Tensor, weights: Tensor) -> Tensor:
+    """Return what divides a summed loss into a mean: the labelled pixels, times their weights.
+
+    A step may spread over several batches and processes. Only the sum over all of them is the
+    divisor that makes it one batch; a mean of means would favour photos with much void.
+
+    Args:
+        labels: BxHxW, integer; 255 is void.
+        weights: C values.
+    """
+    return weights[labels[labels != VOID]].sum()
