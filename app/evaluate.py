@@ -4,7 +4,6 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,7 +18,6 @@ from app.cli import (
     add_data,
     add_device,
     add_split_options,
-    follow,
     integer,
     load_engine,
     number,
@@ -28,54 +26,13 @@ from app.cli import (
 )
 from app.errors import UsageError
 from app.inference.render import MAX_SCALE, MIN_SCALE
-from app.train.boundary import BoundaryF
 from app.train.datasets import DATASETS, SPLITS, LabelledImages, open_dataset
-from app.train.metrics import ConfusionMatrix
-from app.train.report import Predict, draw_confusion, draw_worst
+from app.train.evaluation import Evaluation, evaluate
+from app.train.report import draw_confusion, draw_worst
 from model import Card
 from model.files import write_atomically
 
 T = TypeVar("T", int, float)
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What a split says of a network.
-
-    Attributes:
-        confusion: All labelled pixels, by true and predicted class.
-        boundary: How well the predicted boundaries lie on the true ones.
-        photo_mean_iu: Mean IU of each photo by itself, `nan` where everything is void. It ranks
-            photos; its mean is not the paper's mean IU, which comes from `confusion`.
-    """
-
-    confusion: ConfusionMatrix
-    boundary: BoundaryF
-    photo_mean_iu: tuple[float, ...]
-
-
-def evaluate(predict: Predict, dataset: LabelledImages, console: Console) -> Evaluation:
-    """Compare the prediction of every photo with its labels, pixel by pixel.
-
-    Raises:
-        UsageError: If a file cannot be read, sizes differ, or no pixel of the split is labelled.
-    """
-    confusion = ConfusionMatrix(len(dataset.classes))
-    boundary = BoundaryF(len(dataset.classes))
-    photo_mean_iu = []
-    for index in follow(range(len(dataset)), "evaluating", console):
-        truth = dataset.label(index)
-        prediction = predict(index)
-        if prediction.shape != truth.shape:
-            raise UsageError(f"{dataset.names[index]} and its label map differ in size")
-        photo = ConfusionMatrix(len(dataset.classes))
-        photo.update(truth, prediction)
-        confusion.add(photo)
-        boundary.update(truth, prediction)
-        photo_mean_iu.append(photo.metrics().mean_iu)
-    if not confusion.counts.any():
-        raise UsageError("no pixel of the split is labelled: everything is void")
-    return Evaluation(confusion, boundary, tuple(photo_mean_iu))
 
 
 def check_classes(card: Card, dataset: LabelledImages) -> None:

@@ -7,11 +7,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from rich.console import Console
 
 from app import evaluate
-from app.errors import UsageError
-from app.train.datasets import LabelledFiles
 from model import FCN, VOID, Architecture, Card, named_classes, save_checkpoint
 
 
@@ -141,33 +138,3 @@ def test_refuses_a_split_without_labels(
     assert run(checkpoint, data, "--report", tmp_path / "report") == 2
     assert capsys.readouterr().err.endswith("everything is void\n")
     assert not (tmp_path / "report").exists()
-
-
-def dataset_of(data: Path) -> LabelledFiles:
-    names = ("a", "b", "void")
-    pairs = [(data / f"val/images/{name}.png", data / f"val/masks/{name}.png") for name in names]
-    return LabelledFiles(pairs, named_classes(["leaf", "spot"]))
-
-
-def test_photos_are_ranked_by_their_own_iu_and_measured_together(data: Path) -> None:
-    dataset = dataset_of(data)
-
-    def predict(index: int) -> np.ndarray:
-        return dataset.label(0)  # right for the first photo; the next has another row of spot
-
-    evaluation = evaluate.evaluate(predict, dataset, Console(quiet=True))
-    first, second, void = evaluation.photo_mean_iu
-    assert first == 1
-    assert second == pytest.approx((16 / 24 + 8 / 16) / 2)
-    assert np.isnan(void)
-    metrics = evaluation.confusion.metrics()
-    assert metrics.iu == pytest.approx((40 / 48, 16 / 24))
-    assert metrics.mean_iu != pytest.approx((first + second) / 2)
-    assert evaluation.boundary.mean == 1  # one row off is within the least tolerance
-
-
-def test_a_mask_of_another_size_names_the_photo(data: Path) -> None:
-    with pytest.raises(UsageError, match=r"a\.png and its label map differ in size"):
-        evaluate.evaluate(
-            lambda index: np.zeros((5, 8), np.uint8), dataset_of(data), Console(quiet=True)
-        )

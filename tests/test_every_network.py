@@ -1,15 +1,16 @@
 """One contract for every backbone and variant: it trains, saves, loads and serves."""
 
+import asyncio
 import io
 import json
-import time
 from pathlib import Path
+from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import torch
 from drawn_folder import draw_folder
-from fastapi.testclient import TestClient
 from PIL import Image
 
 from app.inference.engine import Engine
@@ -25,6 +26,24 @@ from model.fcn import VARIANTS
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three drawings as a user's own folder."""
     return draw_folder(tmp_path_factory.mktemp("data"), train=2, val=1)
+
+
+async def serve(checkpoint: Path, photo: bytes) -> tuple[np.ndarray, dict[str, Any]]:
+    """Return the label map that a server answers with, and what it says of its model."""
+    settings = Settings(checkpoint=checkpoint, device="cpu", precision="fp32", warm_up_sizes=())
+    app = create_app(settings)
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://test") as client,
+        asyncio.timeout(60),
+    ):
+        while (await client.get("/health/ready")).status_code != 200:
+            await asyncio.sleep(0.01)
+        answer = await client.post("/segment?format=grey", content=photo)
+        assert answer.status_code == 200
+        model = (await client.get("/model")).json()
+    return np.array(Image.open(io.BytesIO(answer.content))), model
 
 
 NETWORKS = [(backbone, variant, "aligned") for backbone in BACKBONES for variant in VARIANTS]
@@ -59,16 +78,8 @@ def test_trains_saves_loads_and_serves(
     photo = np.random.default_rng(0).integers(0, 256, (37, 71, 3), np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(photo).save(buffer, "PNG")
-    settings = Settings(checkpoint=best, device="cpu", precision="fp32", warm_up_sizes=())
-    with TestClient(create_app(settings)) as client:
-        deadline = time.monotonic() + 60
-        while client.get("/health/ready").status_code != 200:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        answer = client.post("/segment?format=grey", content=buffer.getvalue())
-        assert client.get("/model").json()["architecture"]["backbone"] == backbone
-    assert answer.status_code == 200
-    served = np.array(Image.open(io.BytesIO(answer.content)))
+    served, model = asyncio.run(serve(best, buffer.getvalue()))
+    assert model["architecture"]["backbone"] == backbone
     alone = Engine.load(best, device="cpu", precision="fp32").segment([photo])[0].label_map
     assert np.array_equal(served, alone)
     assert served.shape == photo.shape[:2]

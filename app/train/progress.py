@@ -1,20 +1,21 @@
-"""Progress of a training run: a bar on a terminal, plain lines elsewhere."""
+"""Progress of a training run: a bar on a terminal, plain lines elsewhere, events if asked for."""
 
 import time
 from types import TracebackType
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
 from app.cli import LINE_EVERY_S
+from app.train.events import Events
+
+BAR_WIDTH: Final = 10
+"""In characters: 80 columns hold it and all figures."""
+
+WAITING_SHOWN: Final = 0.1
+"""Share of the time spent waiting for data from which on it is worth a word."""
 
 
 class Progress:
@@ -22,23 +23,24 @@ class Progress:
 
     Args:
         console: Where to; decides between bar and lines.
+        events: Where TensorBoard events go, None for nowhere; closed when the bar is.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, events: Events | None = None) -> None:
         self._console = console
+        self._events = events
         self._bar = Bar(
-            TextColumn("training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]:.3f}, {task.fields[speed]:.1f} images/s"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            # On a narrow terminal the bar goes first, then the status is cut at its right end.
+            BarColumn(bar_width=BAR_WIDTH),
+            TextColumn("{task.completed}/{task.total}, {task.fields[status]}"),
             console=console,
             disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task("training", loss=float("nan"), speed=0.0)
-        self._last_line = time.monotonic()
+        self._task = self._bar.add_task("training", total=0, status="", visible=False)
+        self._began = self._last_line = time.monotonic()
+        self._first: tuple[int, float] | None = None
+        self._latest = (0, 0)
+        self._val = ""
 
     def __enter__(self) -> "Progress":
         """Start the bar."""
@@ -53,32 +55,107 @@ class Progress:
     ) -> None:
         """Leave the terminal as it was."""
         self._bar.stop()
+        if self._events:
+            self._events.close()
 
     def say(self, text: str) -> None:
         """Print a line above the bar."""
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def step(self, step: int, steps: int, *, loss: float, images_per_second: float) -> None:
-        """Report one optimiser step of the whole run."""
-        self._bar.update(
-            self._task, completed=step, total=steps, loss=loss, speed=images_per_second
-        )
+    def step(
+        self,
+        step: int,
+        steps: int,
+        *,
+        loss: float,
+        images_per_second: float,
+        waiting: float = 0.0,
+        learning_rate: float | None = None,
+    ) -> None:
+        """Report one optimiser step.
+
+        Args:
+            step: Steps done, of the whole run.
+            steps: Steps of the whole run.
+            loss: Of this step.
+            images_per_second: Photos trained on.
+            waiting: Share of the time spent waiting for data, 0 to 1.
+            learning_rate: Of this step.
+        """
         now = time.monotonic()
+        if self._first is None:
+            self._first = (step, now)
+        self._latest = (step, steps)
+        parts = [self._time_left(), f"loss {loss:.3f}", self._val]
+        parts.append(f"{images_per_second:.1f} images/s")
+        if waiting > WAITING_SHOWN:
+            parts.append(f"{waiting:.0%} waiting for data")
+        status = ", ".join(part for part in parts if part)
+        self._bar.update(self._task, completed=step, total=steps, status=status, visible=True)
         if not self._console.is_terminal and now - self._last_line >= LINE_EVERY_S:
             self._last_line = now
-            self.say(f"step {step}/{steps}: loss {loss:.3f}, {images_per_second:.1f} images/s")
+            self.say(f"step {step}/{steps}, {status}")
+        if self._events:
+            self._events.step(
+                step,
+                steps,
+                loss=loss,
+                images_per_second=images_per_second,
+                waiting=waiting,
+                learning_rate=learning_rate,
+            )
 
     def epoch(self, line: dict[str, Any], epochs: int, *, best: float) -> None:
-        """Report a finished epoch, a line of `metrics.jsonl`."""
-        text = f"epoch {line['epoch']}/{epochs}: loss {line['loss']:.4f}"
+        """Report a finished epoch.
+
+        Args:
+            line: The epoch's line of `metrics.jsonl`.
+            epochs: Of the whole run.
+            best: Highest val mIoU so far.
+        """
+        parts = [f"epoch {line['epoch']}/{epochs}: loss {line['loss']:.4f}"]
         if "val" in line:
             val = line["val"]
-            text += (
-                f", val mIoU {_show(val['mean_iu'])} (best {best:.4f}), "
-                f"pixel accuracy {_show(val['pixel_accuracy'])}"
-            )
-        self.say(text)
+            self._val = f"mIoU {_show(val['mean_iu'], 3)}"
+            parts.append(f"val mIoU {_show(val['mean_iu'], 4)} (best {best:.4f})")
+            parts.append(f"pixel accuracy {_show(val['pixel_accuracy'], 4)}")
+        if left := self._time_left():
+            parts.append(left)
+        self.say(", ".join(parts))
+        if self._events:
+            self._events.epoch(line)
+
+    def account(self) -> str:
+        """Say which steps were made, and how long it has taken with all that stands around them."""
+        if self._first is None:
+            return "no step"
+        first, (last, _) = self._first[0], self._latest
+        steps = f"{last} steps" if first == 1 else f"steps {first} to {last}"
+        return f"{steps} in {show_duration(time.monotonic() - self._began)}"
+
+    def _time_left(self) -> str:
+        """Estimate it from this process's pace, validations included; empty if not known.
+
+        The first step is no measure: it warms up kernels and workers.
+        """
+        step, steps = self._latest
+        if self._first is None or step == self._first[0] or step >= steps:
+            return ""
+        first_step, first_time = self._first
+        pace = (time.monotonic() - first_time) / (step - first_step)
+        return f"{show_duration(pace * (steps - step))} left"
 
 
-def _show(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.4f}"
+def show_duration(seconds: float) -> str:
+    """Return a time as people say it, in `s`, `min`, or `h` and `min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def _show(value: float | None, digits: int) -> str:
+    return "undefined" if value is None else f"{value:.{digits}f}"

@@ -1,6 +1,8 @@
 """Pictures: learning curves, sample predictions, the confusion matrix and the worst photos."""
 
+import io
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -124,8 +126,17 @@ def draw_worst(
 
 def worst_photos(photo_mean_iu: Sequence[float], count: int = WORST) -> list[int]:
     """Return the indices of the lowest values, the lowest first; `nan` is left out."""
-    order = np.argsort(photo_mean_iu, kind="stable")  # it puts nan last
-    return [index for index in order.tolist() if not np.isnan(photo_mean_iu[index])][:count]
+    return _ranked(photo_mean_iu)[:count]
+
+
+def best_photos(photo_mean_iu: Sequence[float], count: int = WORST) -> list[int]:
+    """Return the indices of the highest values, the highest first; `nan` is left out."""
+    return _ranked(photo_mean_iu)[::-1][:count]
+
+
+def _ranked(photo_mean_iu: Sequence[float]) -> list[int]:
+    order = np.argsort(photo_mean_iu, kind="stable")
+    return [index for index in order.tolist() if not np.isnan(photo_mean_iu[index])]
 
 
 def mark_errors(
@@ -153,6 +164,12 @@ def draw_confusion(counts: NDArray[np.int64], class_names: Sequence[str], path: 
         class_names: C names.
         path: The PNG to write.
     """
+    picture = confusion_picture(counts, class_names)
+    write_atomically(path, lambda temporary: temporary.write_bytes(picture))
+
+
+def confusion_picture(counts: NDArray[np.int64], class_names: Sequence[str]) -> bytes:
+    """Return what `draw_confusion` writes, a PNG."""
     classes = len(class_names)
     totals = counts.sum(axis=1, keepdims=True)
     shares = np.ma.masked_array(counts / np.maximum(totals, 1), np.repeat(totals == 0, classes, 1))
@@ -186,7 +203,7 @@ def draw_confusion(counts: NDArray[np.int64], class_names: Sequence[str], path: 
         format=PercentFormatter(xmax=1),
         label="share of the true class's pixels",
     )
-    _save(figure, path, dpi=120)
+    return _png(figure, dpi=120)
 
 
 def _write_shares(axis: Axes, shares: np.ma.MaskedArray[Any, Any], *, font: float) -> None:
@@ -215,6 +232,15 @@ def shorten(name: str) -> str:
     return f"{name[:half]}…{name[-half:]}"
 
 
+def shrink(picture: NDArray[np.uint8], width: float, height: float = math.inf) -> NDArray[np.uint8]:
+    """Return a picture, HxWx3, at a size within width and height, in pixels; never enlarged."""
+    factor = min(height / picture.shape[0], width / picture.shape[1])
+    if factor >= 1:
+        return picture
+    rows, columns = (max(1, round(side * factor)) for side in picture.shape[:2])
+    return resize(picture, (rows, columns))
+
+
 class _Panel(NamedTuple):
     """A picture on a sheet, HxWx3, and what stands above it."""
 
@@ -224,11 +250,7 @@ class _Panel(NamedTuple):
 
 def _panel(title: str, picture: NDArray[np.uint8]) -> _Panel:
     """Return a panel with no more pixels than the sheet shows: a photo may have millions."""
-    factor = COLUMN_INCHES * SHEET_DPI / picture.shape[1]
-    if factor >= 1:
-        return _Panel(title, picture)
-    height, width = (max(1, round(side * factor)) for side in picture.shape[:2])
-    return _Panel(title, resize(picture, (height, width)))
+    return _Panel(title, shrink(picture, COLUMN_INCHES * SHEET_DPI))
 
 
 def _draw_sheet(rows: Sequence[Sequence[_Panel]], classes: Sequence[ClassInfo], path: Path) -> None:
@@ -259,12 +281,15 @@ def _draw_sheet(rows: Sequence[Sequence[_Panel]], classes: Sequence[ClassInfo], 
 
 
 def _save(figure: Figure, path: Path, *, dpi: int) -> None:
-    """Write a figure with everything that stands on it or beside it."""
+    picture = _png(figure, dpi=dpi)
+    write_atomically(path, lambda temporary: temporary.write_bytes(picture))
 
-    def write(temporary: Path) -> None:
-        figure.savefig(temporary, dpi=dpi, format="png", bbox_inches="tight", pad_inches=0.1)
 
-    write_atomically(path, write)
+def _png(figure: Figure, *, dpi: int) -> bytes:
+    """Return a figure with everything that stands on it or beside it."""
+    file = io.BytesIO()
+    figure.savefig(file, dpi=dpi, format="png", bbox_inches="tight", pad_inches=0.1)
+    return file.getvalue()
 
 
 def colorize(label_map: NDArray[np.uint8], classes: Sequence[ClassInfo]) -> NDArray[np.uint8]:

@@ -179,6 +179,7 @@ class Trainer:
                 loss=loss,
                 images_per_second=(position + 1 - first) * self.photos_per_step / elapsed,
                 waiting=waited / elapsed,
+                learning_rate=self.optimizer.param_groups[0]["lr"],
             )
             if self.processes.count == 1:
                 stop_now = stop.is_set()  # nobody else has to have heard it before the step

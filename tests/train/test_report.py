@@ -9,12 +9,14 @@ from PIL import Image
 from app.train.report import (
     ERROR_COLOR,
     MAX_NAME,
+    best_photos,
     colorize,
     draw_confusion,
     draw_samples,
     draw_worst,
     mark_errors,
     shorten,
+    shrink,
     worst_photos,
 )
 from model import VOID, ClassInfo, named_classes
@@ -68,6 +70,26 @@ def test_worst_photos_are_the_lowest_without_void() -> None:
     assert worst_photos([0.5, NAN, 0.1, 0.5, 0.9, 0.2, 0.3], 5) == [2, 5, 6, 0, 3]
     assert worst_photos([NAN, 0.4], 5) == [1]
     assert worst_photos([NAN], 5) == []
+
+
+def test_best_photos_are_the_highest_without_void() -> None:
+    assert best_photos([0.5, NAN, 0.1, 0.9, 0.2], 3) == [3, 0, 4]
+    assert best_photos([NAN], 3) == []
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((300, 400), (150, 200)),
+        ((400, 300), (200, 150)),
+        ((100, 50), (100, 50)),
+        ((4000, 1), (200, 1)),
+    ],
+)
+def test_pictures_are_shrunk_to_fit_and_never_enlarged(
+    size: tuple[int, int], expected: tuple[int, int]
+) -> None:
+    assert shrink(np.zeros((*size, 3), np.uint8), 200, 200).shape == (*expected, 3)
 
 
 def test_errors_are_red_and_void_is_black() -> None:
