@@ -8,7 +8,7 @@ WORKDIR /srv/fcn
 
 # Dependencies first and alone: they weigh gigabytes and change seldom, the code does neither.
 COPY pyproject.toml ./
-RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > requirements.txt \
+RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*p['dependencies'], *p['optional-dependencies']['tensorboard'], sep='\n')" > requirements.txt \
  && pip install --no-cache-dir --disable-pip-version-check -r requirements.txt \
  && rm requirements.txt
 
