@@ -9,6 +9,7 @@ COMMANDS: Final = {
     "evaluate": "measure a checkpoint on a labelled split",
     "predict": "write masks for image files",
     "convert": "make a checkpoint of the paper's published weights",
+    "export": "write a checkpoint's network as ONNX or torch.export",
     "serve": "answer POST /segment over HTTP",
 }
 """Command -> what it does. A command's module is imported only when it runs."""

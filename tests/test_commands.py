@@ -103,7 +103,9 @@ def test_fcn_names_its_commands(
     monkeypatch.setattr("sys.argv", ["fcn"])
     assert fcn.main() == 0
     printed = capsys.readouterr().out
-    assert all(command in printed for command in ("train", "evaluate", "predict", "serve"))
+    assert all(
+        command in printed for command in ("train", "evaluate", "predict", "export", "serve")
+    )
 
 
 def test_fcn_refuses_an_unknown_command(
@@ -114,7 +116,7 @@ def test_fcn_refuses_an_unknown_command(
     assert "unknown command 'paint'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "serve"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "export", "serve"])
 def test_every_command_helps_with_an_example(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:

@@ -179,7 +179,7 @@ class Trainer:
                 loss=loss,
                 images_per_second=(position + 1 - first) * self.photos_per_step / elapsed,
                 waiting=waited / elapsed,
-                learning_rate=self.optimizer.param_groups[0]["lr"],
+                learning_rate=self.learning_rate,
             )
             if self.processes.count == 1:
                 stop_now = stop.is_set()  # nobody else has to have heard it before the step
@@ -260,6 +260,13 @@ class Trainer:
             return self._forward.no_sync()
         return nullcontext()
 
+    @property
+    def learning_rate(self) -> float:
+        """The rate of the last step, as for kernels outside of the trunk."""
+        groups = self.optimizer.param_groups
+        rate: float = next(group["lr"] for group in groups if group["rate"] == 1.0)
+        return rate
+
     def set_learning_rate(self) -> None:
         """Give every group of parameters the rate of the step that comes next."""
         recipe = self.recipe
@@ -276,7 +283,7 @@ class Trainer:
         line: dict[str, Any] = {
             "epoch": epoch + 1,
             "step": self.step,
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "learning_rate": self.learning_rate,
             "loss": self.loss_sum / (self.step - epoch * self.steps_per_epoch),
         }
         if (epoch + 1) % self.recipe.val_every == 0 or epoch + 1 == self.epochs:
