@@ -126,8 +126,8 @@ PAPER_STAGES: Final[dict[str, dict[str, Any]]] = {
 
 
 FINE_TUNED_TRUNK_RATE: Final = 0.1
-"""Share of the learning rate for a trunk that comes from a checkpoint: enough to adapt, little enough
-to keep what it knows. docs/training.md measures it against random weights."""
+"""Share of the learning rate for a trunk that comes from a checkpoint: enough to adapt, little
+enough to keep what it knows. docs/training.md measures it against random weights."""
 
 
 def choose_recipe(
