@@ -46,8 +46,10 @@ def choose_compute(device: str = "auto", precision: str = "auto") -> Compute:
         raise ValueError(f"unknown precision {precision!r}; known: auto, {', '.join(DTYPES)}")
     if chosen.type == "cuda" and precision == "fp32":
         # TF32, torch's default for convolutions, keeps 10 of fp32's 23 bits.
-        torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
-        torch.backends.cuda.matmul.fp32_precision = "ieee"
+        # These switches and not `fp32_precision`: once that is set for one operator, torch's own
+        # exporters, which still ask for these, end in an error.
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
         precision_reason += ", TF32 off"
     return Compute(chosen, precision, f"{chosen}: {device_reason}; {precision}: {precision_reason}")
 
