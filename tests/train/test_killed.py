@@ -52,14 +52,24 @@ def kill_after(seconds: float, out: Path) -> bool:
     return False
 
 
-def kill_and_compare(tmp_path: Path, kills: int) -> None:
+def kill_after_an_epoch(out: Path) -> None:
+    """Start a run and kill it as soon as it has finished the first of its epochs."""
+    process = subprocess.Popen(command(out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (out / "metrics.jsonl").exists():
+        assert process.poll() is None, "the run ended before its first epoch did"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+
+
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    """Draw the data; return the folders of an undisturbed run and of one that is killed."""
     (tmp_path / "data").mkdir()
     draw_folder(tmp_path / "data", train=24, val=4)
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    duration = run(whole)
-    moments = random.Random(0)
-    killed = sum(kill_after(moments.uniform(0.3, 1.0) * duration, parts) for _ in range(kills))
-    assert killed > 0
+    return tmp_path / "whole", tmp_path / "parts"
+
+
+def finish_and_compare(whole: Path, parts: Path) -> None:
     run(parts, *(["--resume"] if (parts / "config.json").exists() else []))
     for name in ("best.safetensors", "metrics.jsonl"):
         assert (parts / name).read_bytes() == (whole / name).read_bytes(), name
@@ -68,10 +78,18 @@ def kill_and_compare(tmp_path: Path, kills: int) -> None:
 
 @pytest.mark.timeout(600)
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
-    kill_and_compare(tmp_path, kills=1)
+    whole, parts = folders(tmp_path)
+    run(whole)
+    kill_after_an_epoch(parts)
+    finish_and_compare(whole, parts)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_a_run_killed_ten_times_ends_in_the_same_bytes(tmp_path: Path) -> None:
-    kill_and_compare(tmp_path, kills=10)
+    whole, parts = folders(tmp_path)
+    duration = run(whole)
+    moments = random.Random(0)
+    killed = sum(kill_after(moments.uniform(0.3, 1.0) * duration, parts) for _ in range(10))
+    assert killed > 0
+    finish_and_compare(whole, parts)
