@@ -145,7 +145,6 @@ def _prepare(
         progress.say(f"warning: photos in both train and val: {shared}; val will look too good")
     classes = splits["train"].classes
     recipe = Recipe(**{f.name: getattr(options, f.name) for f in dataclasses.fields(Recipe)})
-    torch.manual_seed(options.seed)
     state = None
     if options.resume:
         config = folder.read_config()
@@ -159,6 +158,8 @@ def _prepare(
             folder.clear_leftovers()
         state = folder.load_state()
     if state is None:
+        # Also for a run that was killed before its first state: it begins as it did then.
+        torch.manual_seed(options.seed)
         net, notes = build_network(_start(options), classes, dropout=recipe.dropout)
         for note in notes:
             progress.say(note)
