@@ -4,7 +4,6 @@ The network is traced once with `torch.export`, which is saved as it is or trans
 Nothing is bound to the traced size: the file takes any batch, height and width from 1.
 """
 
-import hashlib
 import io
 import json
 import logging
@@ -23,8 +22,8 @@ from torch.nn import functional as F
 
 from app.cli import add_checkpoint, parser, run
 from app.errors import UsageError
-from app.inference.engine import fold_batch_norms
-from model import FCN, Card, load_checkpoint
+from app.inference.engine import fold_batch_norms, load_versioned
+from model import FCN, Card
 from model.files import write_atomically
 
 METADATA_KEY: Final = "fcn"
@@ -95,9 +94,7 @@ def export(checkpoint: Path, out: Path, *, file_format: str, output: str) -> str
             give the network's masks; nothing is written then.
         OSError: If a file cannot be read or written.
     """
-    with open(checkpoint, "rb") as file:
-        version = hashlib.file_digest(file, "sha256").hexdigest()
-    net, card = load_checkpoint(checkpoint)
+    net, card, version = load_versioned(checkpoint)
     weights = sum(parameter.nbytes for parameter in net.parameters())
     if file_format == "onnx" and weights > MAX_ONNX_BYTES:
         raise UsageError(

@@ -4,23 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from app import __main__ as fcn
 from app import evaluate, predict
-from model import FCN, Architecture, Card, named_classes, save_checkpoint
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A network that says class 1 everywhere."""
-    architecture = Architecture(head_width=8, head_norm=True)
-    net = FCN(architecture, 2)
-    net.score_fc7.bias = torch.nn.Parameter(torch.tensor([0.0, 1.0]))
-    path = tmp_path_factory.mktemp("checkpoint") / "ones.safetensors"
-    save_checkpoint(path, net, Card("ones", architecture, named_classes(["leaf", "spot"])))
-    return path
 
 
 @pytest.fixture

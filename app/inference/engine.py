@@ -91,14 +91,8 @@ class Engine:
             ValueError: If the device does not exist here.
             OSError: If the file cannot be read.
         """
-        while True:
-            before = _identity(checkpoint)
-            with open(checkpoint, "rb") as file:
-                version = hashlib.file_digest(file, "sha256").hexdigest()
-            net, card = load_checkpoint(checkpoint)
-            # Training may replace the file between the two: the version must be the weights'.
-            if _identity(checkpoint) == before:
-                return cls(net, card, version, device=device, precision=precision)
+        net, card, version = load_versioned(checkpoint)
+        return cls(net, card, version, device=device, precision=precision)
 
     def warm_up(self, sizes: Sequence[tuple[int, int]] = WARM_UP_SIZES) -> None:
         """Run grey photos of the given (height, width), so that first requests are not slow."""
@@ -211,6 +205,23 @@ class Engine:
         if size is not None and size != tuple(logits.shape[-2:]):
             logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)
         return logits
+
+
+def load_versioned(checkpoint: Path) -> tuple[FCN, Card, str]:
+    """Read a checkpoint: its network, its card, and the SHA-256 of the very file, in hex.
+
+    Raises:
+        CheckpointError: If the file is no checkpoint that can be used.
+        OSError: If it cannot be read.
+    """
+    while True:
+        before = _identity(checkpoint)
+        with open(checkpoint, "rb") as file:
+            version = hashlib.file_digest(file, "sha256").hexdigest()
+        net, card = load_checkpoint(checkpoint)
+        # Training may replace the file between the two: the version must be the weights'.
+        if _identity(checkpoint) == before:
+            return net, card, version
 
 
 def _identity(path: Path) -> tuple[int, int, int]:

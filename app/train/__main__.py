@@ -19,7 +19,7 @@ from app.cli import resolve_compute, run
 from app.errors import UsageError
 from app.inference.device import DTYPES, Compute
 from app.train.arguments import parse
-from app.train.cache import InMemory, decoded_bytes
+from app.train.cache import InMemory, fits_in_memory
 from app.train.check import check
 from app.train.data_problems import Report, refuse
 from app.train.datasets import LabelledImages, class_pixels, open_dataset
@@ -153,13 +153,13 @@ def _prepare(
             raise UsageError(
                 f"{folder.path}: the photos or classes are not those that the run began with"
             )
-        net = FCN(card.architecture, len(classes), dropout=recipe.dropout)
         if processes.is_main:
             folder.clear_leftovers()
         state = folder.load_state()
-    if state is None:
-        # Also for a run that was killed before its first state: it begins as it did then.
-        torch.manual_seed(options.seed)
+    torch.manual_seed(options.seed)
+    if state is not None:
+        net = FCN(card.architecture, len(classes), dropout=recipe.dropout)
+    else:
         net, notes = build_network(_start(options), classes, dropout=recipe.dropout)
         for note in notes:
             progress.say(note)
@@ -203,8 +203,7 @@ def _prepare(
 
 def _in_memory(dataset: LabelledImages, gigabytes: float) -> LabelledImages:
     """Read a dataset into memory if it takes no more than that."""
-    fits = decoded_bytes(dataset) <= gigabytes * 1e9
-    return InMemory(dataset) if fits else dataset
+    return InMemory(dataset) if fits_in_memory(dataset, gigabytes * 1e9) else dataset
 
 
 def _check_batch_norm(net: FCN, recipe: Recipe) -> None:

@@ -48,11 +48,18 @@ class InMemory:
         return self._labels[index]
 
 
-def decoded_bytes(dataset: LabelledImages) -> int:
-    """Return how much memory a dataset takes when decoded, from the photos' headers.
+def fits_in_memory(dataset: LabelledImages, limit: float) -> bool:
+    """Whether a dataset takes at most `limit` bytes when decoded, by the photos' headers.
+
+    Only as many headers are read as it takes to know.
 
     Raises:
         UsageError: If a file cannot be read.
     """
-    sizes = (dataset.photo_size(index) for index in range(len(dataset)))
-    return BYTES_PER_PIXEL * sum(height * width for height, width in sizes)
+    size = 0
+    for index in range(len(dataset)):
+        height, width = dataset.photo_size(index)
+        size += BYTES_PER_PIXEL * height * width
+        if size > limit:
+            return False
+    return True
