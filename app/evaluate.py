@@ -50,6 +50,39 @@ def check_classes(card: Card, dataset: LabelledImages) -> None:
         )
 
 
+def add_labelled_split(arguments: argparse.ArgumentParser) -> None:
+    """Add what says which labelled photos to look at."""
+    add_data(arguments, DATASETS)
+    arguments.add_argument("--split", choices=SPLITS, default="val", help="which part")
+    add_split_options(arguments)
+    arguments.add_argument(
+        "--seed",
+        type=integer(0),
+        metavar="N",
+        help="of that choice (default, like the share: those that the checkpoint was trained with)",
+    )
+
+
+def open_labelled_split(options: argparse.Namespace, card: Card) -> LabelledImages:
+    """Open the split that `add_labelled_split` asked for, drawn as the checkpoint's training did.
+
+    Raises:
+        UsageError: If it cannot be opened, or its classes are not the checkpoint's.
+    """
+    trained = card.training
+    same_dataset = trained.get("dataset") == options.dataset
+    dataset = open_dataset(
+        options.dataset,
+        options.data,
+        options.split,
+        val_fraction=_choose(options.val_fraction, same_dataset, trained.get("val_fraction")),
+        seed=_choose(options.seed, same_dataset, trained.get("seed")) or 0,
+        download=options.download,
+    )
+    check_classes(card, dataset)
+    return dataset
+
+
 def _choose(asked: T | None, same_dataset: bool, trained: T | None) -> T | None:
     """Return what was asked for, else what the checkpoint was trained with."""
     return asked if asked is not None or not same_dataset else trained
@@ -85,17 +118,24 @@ def _cell(value: float) -> str:
     return "-" if np.isnan(value) else f"{value:.4f}"
 
 
-def _check_places(options: argparse.Namespace) -> None:
+def check_places(*files: Path | None, report: Path | None) -> None:
     """Refuse results that could not be written, before hours are spent on them.
 
+    Args:
+        files: Files that will be written, if asked for.
+        report: Folder that will be made, if asked for.
+
     Raises:
-        UsageError: If a folder is missing or a file is in the way.
+        UsageError: If a folder is missing or something is in the way.
     """
-    for path in (options.json, options.report):
+    for path in (*files, report):
         if path and not path.parent.is_dir():
             raise UsageError(f"{path.parent}: no such folder")
-    if options.report and options.report.exists() and not options.report.is_dir():
-        raise UsageError(f"{options.report}: not a folder")
+    for path in files:
+        if path and path.is_dir():
+            raise UsageError(f"{path} is a folder; give the file's own name")
+    if report and report.exists() and not report.is_dir():
+        raise UsageError(f"{report}: not a folder")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -108,15 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "python -m app.evaluate --dataset camvid --data CamVid --split val --report report",
     )
     add_checkpoint(arguments)
-    add_data(arguments, DATASETS)
-    arguments.add_argument("--split", choices=SPLITS, default="val", help="which part")
-    add_split_options(arguments)
-    arguments.add_argument(
-        "--seed",
-        type=integer(0),
-        metavar="N",
-        help="of that choice (default, like the share: those that the checkpoint was trained with)",
-    )
+    add_labelled_split(arguments)
     add_device(arguments)
     arguments.add_argument(
         "--tta",
@@ -141,19 +173,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = arguments.parse_args(argv)
 
     def evaluate_command() -> int:
-        _check_places(options)
+        check_places(options.json, report=options.report)
         engine = load_engine(options.checkpoint, options.device, options.precision)
-        trained = engine.card.training
-        same_dataset = trained.get("dataset") == options.dataset
-        dataset = open_dataset(
-            options.dataset,
-            options.data,
-            options.split,
-            val_fraction=_choose(options.val_fraction, same_dataset, trained.get("val_fraction")),
-            seed=_choose(options.seed, same_dataset, trained.get("seed")) or 0,
-            download=options.download,
-        )
-        check_classes(engine.card, dataset)
+        dataset = open_labelled_split(options, engine.card)
         class_names = [info.name for info in dataset.classes]
 
         def predict(index: int) -> NDArray[np.uint8]:

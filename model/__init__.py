@@ -1,6 +1,12 @@
 """The network of the paper "Fully Convolutional Networks for Semantic Segmentation"."""
 
-from model.checkpoint import Card, CheckpointError, load_checkpoint, save_checkpoint
+from model.checkpoint import (
+    Card,
+    CheckpointError,
+    load_checkpoint,
+    save_checkpoint,
+    save_with_card,
+)
 from model.classes import VOID, ClassInfo, named_classes
 from model.fcn import FCN, Architecture
 
@@ -14,4 +20,5 @@ __all__ = [
     "load_checkpoint",
     "named_classes",
     "save_checkpoint",
+    "save_with_card",
 ]

@@ -9,7 +9,9 @@ import dataclasses
 import errno
 import json
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -48,12 +50,15 @@ class Card:
         architecture: Which network the tensors belong to.
         classes: Names and colours in index order.
         training: How it was trained and its validation metrics; JSON values only.
+        temperature: What logits are divided by where they become probabilities, positive; masks
+            do not depend on it. 1 for networks that were never calibrated.
     """
 
     name: str
     architecture: Architecture
     classes: tuple[ClassInfo, ...]
     training: dict[str, Any] = field(default_factory=dict)
+    temperature: float = 1.0
 
     def to_json(self) -> dict[str, Any]:
         """Return the card as JSON values."""
@@ -71,6 +76,7 @@ class Card:
             architecture = Architecture(**values["architecture"])
             name = values["name"]
             training = values.get("training", {})
+            temperature = _temperature(values.get("temperature", 1.0))
         except KeyError as error:
             raise CheckpointError(f"its metadata lacks {error}") from None
         except (TypeError, ValueError) as error:
@@ -83,7 +89,7 @@ class Card:
             raise CheckpointError(f"it has {len(classes)} classes; 1 to {MAX_CLASSES} are possible")
         if len({info.name for info in classes}) < len(classes):
             raise CheckpointError("two of its classes have the same name")
-        return cls(name, architecture, classes, training)
+        return cls(name, architecture, classes, training, temperature)
 
 
 def _class_info(entry: dict[str, Any]) -> ClassInfo:
@@ -93,6 +99,14 @@ def _class_info(entry: dict[str, Any]) -> ClassInfo:
     if len(color) != 3 or not all(isinstance(v, int) and 0 <= v <= 255 for v in color):
         raise ValueError(f"{list(color)} is no colour")
     return ClassInfo(name, color)
+
+
+def _temperature(value: Any) -> float:
+    # JSON knows no NaN; Python's reader does, and whole numbers that no float can hold.
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (number and 0 < value <= sys.float_info.max):
+        raise ValueError(f"{value!r:.40} is no temperature, which is a positive number")
+    return float(value)
 
 
 def save_checkpoint(
@@ -126,6 +140,29 @@ def save_checkpoint(
         "mean": net.mean.flatten().tolist(),
         "std": net.std.flatten().tolist(),
     }
+    _write(path, tensors, values)
+
+
+def save_with_card(source: Path | str, path: Path | str, card: Card) -> None:
+    """Write the tensors of one checkpoint, bit for bit as it stores them, with another card.
+
+    Args:
+        source: The checkpoint.
+        path: Where to; may be `source` itself.
+        card: Must describe the same network.
+
+    Raises:
+        CheckpointError: If `source` is no checkpoint; the message begins with its path.
+        OSError: If a file cannot be read or written; nothing is left behind then.
+    """
+    with _open(Path(source)) as file:
+        metadata = file.metadata()
+        _read_card(metadata)
+        tensors = {name: file.get_tensor(name) for name in list(file.keys())}
+    _write(Path(path), tensors, {**json.loads(metadata["fcn"]), **card.to_json()})
+
+
+def _write(path: Path, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
     metadata = {"fcn": json.dumps(values)}
 
     def write(temporary: Path) -> None:
@@ -148,24 +185,30 @@ def load_checkpoint(path: Path | str) -> tuple[FCN, Card]:
             not fit its architecture; the message begins with the path and names what is wrong.
         OSError: If the file cannot be read at all.
     """
-    path = Path(path)
+    with _open(Path(path)) as file:
+        card = _read_card(file.metadata())
+        with torch.device("meta"):
+            net = FCN(card.architecture, len(card.classes))
+        names = list(file.keys())
+        _check_shapes(net, {name: tuple(file.get_slice(name).get_shape()) for name in names})
+        dtypes = {name: tensor.dtype for name, tensor in net.state_dict().items()}
+        tensors = {name: _restore(name, file.get_tensor(name), dtypes[name]) for name in names}
+    net.load_state_dict(tensors, assign=True)
+    return net.eval().requires_grad_(False), card
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[Any]:
+    """Open a file as safetensors' `safe_open`; what is wrong with it is told with its path."""
     with open(path, "rb"):
         pass  # safetensors' own errors for missing or unreadable files lack the reason
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            card = _read_card(file.metadata())
-            with torch.device("meta"):
-                net = FCN(card.architecture, len(card.classes))
-            names = list(file.keys())
-            _check_shapes(net, {name: tuple(file.get_slice(name).get_shape()) for name in names})
-            dtypes = {name: tensor.dtype for name, tensor in net.state_dict().items()}
-            tensors = {name: _restore(name, file.get_tensor(name), dtypes[name]) for name in names}
+            yield file
     except SafetensorError as error:
         raise CheckpointError(f"{path}: not a safetensors file, or damaged: {error}") from None
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
-    net.load_state_dict(tensors, assign=True)
-    return net.eval().requires_grad_(False), card
 
 
 def _read_card(metadata: dict[str, str] | None) -> Card:

@@ -91,7 +91,8 @@ def test_fcn_names_its_commands(
     assert fcn.main() == 0
     printed = capsys.readouterr().out
     assert all(
-        command in printed for command in ("train", "evaluate", "predict", "export", "serve")
+        command in printed
+        for command in ("train", "evaluate", "calibrate", "predict", "export", "serve")
     )
 
 
@@ -103,7 +104,9 @@ def test_fcn_refuses_an_unknown_command(
     assert "unknown command 'paint'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "export", "serve"])
+@pytest.mark.parametrize(
+    "command", ["train", "evaluate", "calibrate", "predict", "export", "serve"]
+)
 def test_every_command_helps_with_an_example(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:

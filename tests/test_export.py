@@ -148,6 +148,7 @@ def test_the_file_says_what_it_is(exported: Exported, checkpoint: Path) -> None:
     classes = [(entry["name"], tuple(entry["color"])) for entry in metadata["classes"]]
     assert classes == [(info.name, info.color) for info in CLASSES]
     assert metadata["input"]["shape"] == ["batch", 3, "height", "width"]
+    assert metadata["temperature"] == 1
     assert metadata["output"] == {
         "name": "logits",
         "shape": ["batch", 5, "height", "width"],

@@ -28,7 +28,8 @@ class Segmentation(NamedTuple):
     Attributes:
         label_map: Class index of every pixel, HxW uint8.
         scores: Mean probability of each class over its own pixels, C float32 values, `nan` for
-            classes without any; None if not asked for.
+            classes without any; None if not asked for. Probabilities are those of softmax(logits
+            / temperature), with the temperature of the checkpoint's card.
     """
 
     label_map: NDArray[np.uint8]
@@ -125,7 +126,10 @@ class Engine:
         with self._device_errors():
             logits = self._logits(photos, size)
             best, labels = logits.max(dim=1)
-            class_scores = _class_scores(logits, best, labels) if scores else None
+            class_scores = None
+            if scores:
+                temperature = self.card.temperature
+                class_scores = _class_scores(logits / temperature, best / temperature, labels)
             label_maps = labels.to(torch.uint8).cpu().numpy()
         return [
             Segmentation(label_map, None if class_scores is None else class_scores[index])
@@ -145,7 +149,8 @@ class Engine:
         probabilities: an edge between two classes then lies where their logits cross, as in
         `segment`. Interpolated probabilities would put it elsewhere, because they saturate and
         no longer tell how sure the network is on either side. Probabilities are averaged, not
-        logits, so that a view whose logits are large does not outvote the others.
+        logits, so that a view whose logits are large does not outvote the others. They are those
+        of temperature 1, whatever the card's: calibrating a checkpoint changes no mask.
 
         Args:
             photo: RGB, HxWx3.
@@ -175,6 +180,23 @@ class Engine:
                     total = total + mirrored.flip(3).softmax(dim=1)
             label_map: NDArray[np.uint8] = total.argmax(dim=1)[0].to(torch.uint8).cpu().numpy()
         return label_map
+
+    @torch.inference_mode()
+    def logits(self, photo: NDArray[np.uint8]) -> Tensor:
+        """Return the logits of a photo as the network gives them, before any temperature.
+
+        Args:
+            photo: RGB, HxWx3.
+
+        Returns:
+            CxHxW fp32, on the engine's device.
+
+        Raises:
+            DeviceLostError: If the device can never be used again by this process.
+            torch.OutOfMemoryError: If the photo does not fit.
+        """
+        with self._device_errors():
+            return self._logits([photo], None)[0]
 
     @contextmanager
     def _device_errors(self) -> Iterator[None]:
@@ -234,8 +256,8 @@ def _class_scores(logits: Tensor, best: Tensor, labels: Tensor) -> NDArray[np.fl
     """Return the mean probability of each class over the pixels it won, BxC.
 
     Args:
-        logits: BxCxHxW.
-        best: Highest logit of each pixel, BxHxW.
+        logits: BxCxHxW, divided by the temperature.
+        best: Highest of them at each pixel, BxHxW.
         labels: Its class, BxHxW.
     """
     probability = (best - logits.logsumexp(dim=1)).exp().flatten(1).double()

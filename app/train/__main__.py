@@ -20,6 +20,7 @@ from app.errors import UsageError
 from app.inference.device import DTYPES, Compute
 from app.train.arguments import parse
 from app.train.cache import InMemory, fits_in_memory
+from app.train.calibration import PixelSamples, calibrate
 from app.train.check import check
 from app.train.data_problems import Report, refuse
 from app.train.datasets import LabelledImages, class_pixels, open_dataset
@@ -35,8 +36,10 @@ from app.train.recipes import Recipe
 from app.train.report import draw_curves, draw_samples
 from app.train.run_folder import RunFolder
 from app.train.stopping import InterruptedRunError
+from app.train.subset import leave_out
 from app.train.trainer import Trainer
-from model import FCN, Card, load_checkpoint
+from app.train.transforms import rare_classes
+from model import FCN, Card, load_checkpoint, save_with_card
 
 NOT_KEPT: Final = ("check", "resume", "out", "device", "workers", "download", "cache", "command")
 """Options that may differ when a run goes on, since they change no number of it."""
@@ -117,6 +120,8 @@ def _open_splits(options: argparse.Namespace, report: Report = refuse) -> dict[s
         )
         for part, split in (("train", options.train_split), ("val", options.val_split))
     }
+    if options.leave_out is not None:
+        splits = leave_out(splits["train"], options.leave_out)
     names = {part: [info.name for info in splits[part].classes] for part in splits}
     if names["train"] != names["val"]:
         raise UsageError(
@@ -191,6 +196,7 @@ def _prepare(
         workers=workers,
         processes=processes,
         compile=options.compile,
+        rare_classes=rare_classes(pixels["train"]),
     )
     if state is not None:
         try:
@@ -209,7 +215,9 @@ def _in_memory(dataset: LabelledImages, gigabytes: float) -> LabelledImages:
 def _check_batch_norm(net: FCN, recipe: Recipe) -> None:
     """Refuse steps in which a batch norm would see a single cell, which has no variance."""
     norms = any(isinstance(module, nn.BatchNorm2d) for module in net.modules())
-    if norms and recipe.batch_size == 1 and recipe.crop and max(recipe.crop) <= 32:
+    if not norms or recipe.batch_size > 1 or not recipe.crop:
+        return
+    if max(recipe.crop) <= (64 if recipe.half_size else 32):
         raise UsageError(
             f"--batch-size 1 with --crop {recipe.crop[0]}x{recipe.crop[1]} leaves batch norm a "
             "single cell: give more of either"
@@ -240,6 +248,7 @@ def _card(
             "splits": {"train": options.train_split, "val": options.val_split},
             "photos": {split: len(dataset) for split, dataset in splits.items()},
             "val_fraction": options.val_fraction,
+            **({"left_out": options.leave_out} if options.leave_out else {}),
             "recipe": dataclasses.asdict(recipe),
             "seed": options.seed,
             "precision": options.precision,
@@ -290,19 +299,29 @@ def _report(
 ) -> None:
     """Show the run as it ended; what is predicted, the best weights predict.
 
-    It costs about one more validation: only figures and indices of photos are kept of it.
+    It costs about two more validations: only figures, indices of photos and the logits of some
+    pixels are kept of the first, and the second counts all pixels' probabilities. The best
+    weights are written again with the temperature that makes these come true.
     """
     draw_curves(trainer.history, folder.path / "curves.png")
     net, card = load_checkpoint(folder.best)
     trainer.use_weights(net)
     draw_samples(val, trainer.predict, folder.path / "samples.png")
+    samples = PixelSamples(val)
+    evaluation = evaluate(samples.predictor(trainer.logits), val, console)
+    calibration = calibrate(trainer.logits, val, console, samples)
+    console.print(calibration.summary(), markup=False, highlight=False)
+    source = {"dataset": card.training["dataset"], "split": card.training["splits"]["val"]}
+    card = calibration.completed(card, source)
+    save_with_card(folder.best, folder.best, card)
     write_html_report(
         folder.path / "report.html",
         card=card,
         history=trainer.history,
         dataset=val,
         predict=trainer.predict,
-        evaluation=evaluate(trainer.predict, val, console),
+        evaluation=evaluation,
+        calibration=calibration,
         provenance=provenance,
     )
 

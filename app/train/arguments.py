@@ -67,6 +67,12 @@ def make_parser(recipe: Recipe) -> OneLineParser:
     )
     add_split_options(arguments)
     arguments.add_argument(
+        "--leave-out",
+        metavar="PREFIX",
+        help="keep the training photos whose names begin so out, and validate on them: how well "
+        "does it do in a place, on a drive or with a camera that it never saw?",
+    )
+    arguments.add_argument(
         "--name", type=model_name, help="name of the checkpoint (default: dataset and network)"
     )
     arguments.add_argument(
@@ -192,6 +198,26 @@ _RECIPE_OPTIONS: Final[dict[str, dict[str, Any]]] = {
         "help": "strength of random brightness, contrast and saturation",
     },
     "flip": {"action": argparse.BooleanOptionalAction, "help": "mirror photos at random"},
+    "distortion": {
+        "type": number(0, 1),
+        "metavar": "P",
+        "help": "chance of each of gamma, uneven light, hue, blur and noise",
+    },
+    "balanced_crops": {
+        "type": number(0, 1),
+        "metavar": "P",
+        "help": "share of the crops laid over a class drawn from the photo's, rare or not",
+    },
+    "pasting": {
+        "type": number(0, 1),
+        "metavar": "P",
+        "help": "share of the photos that get pixels of rare classes from others",
+    },
+    "half_size": {
+        "type": number(0, 1),
+        "metavar": "F",
+        "help": "share of the epochs, from the first, on photos and crops of half the size",
+    },
     "optimizer": {"choices": ("adamw", "sgd"), "help": "how weights follow gradients"},
     "momentum": {"type": number(0, 0.9999), "metavar": "F", "help": "of sgd"},
     "learning_rate": {"type": number(0), "metavar": "X", "help": "peak of the rate"},
@@ -221,6 +247,17 @@ _RECIPE_OPTIONS: Final[dict[str, dict[str, Any]]] = {
         "type": _class_weighting,
         "metavar": "C",
         "help": "class weights 1 / ln(C + frequency); 0 for equal ones",
+    },
+    "label_smoothing": {
+        "type": number(0, 0.9999),
+        "metavar": "F",
+        "help": "share of a pixel's target that is spread over all classes",
+    },
+    "dice": {"type": number(0), "metavar": "X", "help": "weight of a soft Dice loss that is added"},
+    "auxiliary": {
+        "type": number(0),
+        "metavar": "X",
+        "help": "weight of each of the losses at coarser strides that are added",
     },
     "dropout": {"type": number(0, 0.9999), "metavar": "F", "help": "after fc6 and fc7"},
     "ema": {

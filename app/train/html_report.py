@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from app.inference.png import encode_rgb_png
+from app.train.calibration import Calibration
 from app.train.charts import Chart, line_chart
 from app.train.datasets import LabelledImages
 from app.train.evaluation import Evaluation
@@ -24,6 +25,7 @@ from app.train.report import (
     colorize,
     confusion_picture,
     mark_errors,
+    reliability_picture,
     shorten,
     shrink,
     worst_photos,
@@ -68,6 +70,7 @@ def write_html_report(
     dataset: LabelledImages,
     predict: Predict,
     evaluation: Evaluation,
+    calibration: Calibration,
     provenance: Provenance,
 ) -> None:
     """Write the report of a finished run.
@@ -79,6 +82,7 @@ def write_html_report(
         dataset: Val.
         predict: Index -> label map, HxW, by the best weights; called for the photos shown.
         evaluation: Of val, by the best weights.
+        calibration: Of their probabilities, on val.
         provenance: How the run came about.
     """
     environment = Environment(
@@ -96,6 +100,8 @@ def write_html_report(
         charts=_charts(history),
         classes=_class_rows(card, evaluation),
         **_confusion(evaluation.confusion.counts, [info.name for info in card.classes]),
+        calibration=calibration,
+        reliability_picture=_data_uri("image/png", reliability_picture(calibration)),
         photos=_photo_sections(dataset, predict, evaluation.photo_mean_iu),
         commands=provenance.commands,
         groups=_groups(card, provenance),

@@ -23,18 +23,51 @@ def balanced_weights(pixels: np.ndarray[Any, np.dtype[np.int64]], constant: floa
     return torch.from_numpy(weights / weights.mean()).float()
 
 
-def summed_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+def summed_loss(logits: Tensor, labels: Tensor, weights: Tensor, smoothing: float = 0.0) -> Tensor:
     """Return the cross-entropy summed over labelled pixels, each times the weight of its class.
 
     Args:
         logits: BxCxHxW.
         labels: BxHxW, integer; 255 is void and counts nowhere.
         weights: C values.
+        smoothing: Share of the target that is spread over all classes alike.
 
     Returns:
         A scalar; 0 where all is void, since then there is nothing to learn.
     """
-    return F.cross_entropy(logits, labels, weights, ignore_index=VOID, reduction="sum")
+    return F.cross_entropy(
+        logits,
+        labels,
+        weights,
+        ignore_index=VOID,
+        reduction="sum",
+        label_smoothing=smoothing,
+    )
+
+
+def dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return 1 - the soft Dice coefficient of a batch, averaged over the classes in its labels.
+
+    Each class counts alike, as it does in mean IU, however few pixels it has
+    (V-Net, Milletari et al. 2016: 2 sum(p t) / (sum(p^2) + sum(t^2))).
+
+    Args:
+        logits: BxCxHxW.
+        labels: BxHxW, integer; 255 is void and counts nowhere.
+
+    Returns:
+        A scalar from 0 to 1; 0 where all is void.
+    """
+    known = labels != VOID
+    classes = logits.shape[1]
+    targets = F.one_hot(labels.where(known, 0), classes).movedim(-1, 1) * known[:, None]
+    predicted = logits.softmax(1) * known[:, None]
+    over = (0, 2, 3)
+    counts = targets.sum(over)
+    overlap = (predicted * targets).sum(over)
+    dice = 2 * overlap / (predicted.square().sum(over) + counts).clamp_min(1e-6)
+    present = counts > 0
+    return ((1 - dice) * present).sum() / present.sum().clamp_min(1)
 
 
 def labelled_weight(labels: Tensor, weights: Tensor) -> Tensor:

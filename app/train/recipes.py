@@ -20,6 +20,11 @@ class Recipe:
         scale: Range of the random scale before the crop.
         color_jitter: Strength of random brightness, contrast and saturation.
         flip: Whether photos are mirrored at random.
+        distortion: Chance of each of gamma, uneven light, hue, blur and noise.
+        balanced_crops: Share of the crops that are laid over a class drawn from the photo's.
+        pasting: Share of the photos over which pixels of rare classes from others are laid.
+        half_size: Share of the epochs, from the first, in which photos and crops have half their
+            size: three such epochs cost as much as one of full size.
         optimizer: `adamw` or `sgd`.
         momentum: Of SGD.
         learning_rate: Its peak.
@@ -33,6 +38,9 @@ class Recipe:
         loss: `mean` over the labelled pixels of a step, or their `sum`.
         class_weighting: c in the class weights 1 / ln(c + frequency) of the ENet paper; the
             larger c, the more equal the weights. 0 for equal weights.
+        label_smoothing: Share of a pixel's target that is spread over all classes.
+        dice: Weight of the soft Dice loss that is added.
+        auxiliary: Weight of each of the losses at the coarser strides that are added.
         dropout: After fc6 and fc7.
         ema: Decay of the averaged weights that are validated and saved; 0 for none.
         val_every: Epochs from one validation to the next; the last epoch is always validated.
@@ -47,6 +55,10 @@ class Recipe:
     scale: tuple[float, float] = (0.75, 1.5)
     color_jitter: float = 0.3
     flip: bool = True
+    distortion: float = 0.0
+    balanced_crops: float = 0.0
+    pasting: float = 0.0
+    half_size: float = 0.0
     optimizer: str = "adamw"
     momentum: float = 0.9
     learning_rate: float = 1e-3
@@ -58,6 +70,9 @@ class Recipe:
     weight_decay: float = 0.01
     loss: str = "mean"
     class_weighting: float = 1.1
+    label_smoothing: float = 0.0
+    dice: float = 0.0
+    auxiliary: float = 0.0
     dropout: float = 0.5
     ema: float = 0.99
     val_every: int = 1
@@ -68,19 +83,23 @@ DEFAULT: Final = Recipe()
 
 RECIPES: Final = {
     "folder": DEFAULT,
-    # Found for two CPU cores: small batches, because steps are what a short run lacks most, and
-    # scales below 1, because a shrunken photo shows a whole scene for the price of a crop.
+    # Found for two CPU cores, by the table in docs/training.md: small batches, because steps are
+    # what a short run lacks most; scales below 1, because a shrunken photo shows a whole scene
+    # for the price of a crop; and first all of it at half size, for a third of the price.
     "camvid": replace(
         DEFAULT,
-        epochs=30,
+        epochs=40,
+        half_size=0.6,
         batch_size=4,
         crop=(208, 272),
         scale=(0.55, 1.15),
         color_jitter=0.2,
+        distortion=0.15,
         weight_decay=0.02,
-        class_weighting=1.05,
+        class_weighting=1.02,
+        dice=1.0,
         dropout=0.1,
-        val_every=5,
+        val_every=10,
     ),
     "shapes": replace(
         DEFAULT,

@@ -1,4 +1,4 @@
-"""Pictures: learning curves, sample predictions, the confusion matrix and the worst photos."""
+"""Pictures: learning curves, samples, the confusion matrix, the worst photos, reliability."""
 
 import io
 import itertools
@@ -15,7 +15,9 @@ from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
 from app.inference.decode import resize
+from app.train.calibration import Calibration
 from app.train.datasets import LabelledImages
+from app.train.reliability import ProbabilityMetrics
 from model import VOID, ClassInfo
 from model.files import write_atomically
 
@@ -222,6 +224,70 @@ def _write_shares(axis: Axes, shares: np.ma.MaskedArray[Any, Any], *, font: floa
                 fontsize=font,
                 color="white" if share > 0.5 else "black",
             )
+
+
+def draw_reliability(calibration: Calibration, path: Path) -> None:
+    """Draw accuracy by confidence, and how many pixels have it, before and after calibration.
+
+    Args:
+        calibration: What was measured.
+        path: The PNG to write.
+    """
+    picture = reliability_picture(calibration)
+    write_atomically(path, lambda temporary: temporary.write_bytes(picture))
+
+
+def reliability_picture(calibration: Calibration) -> bytes:
+    """Return what `draw_reliability` writes, a PNG."""
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots(2, 2, sharex=True, sharey="row", height_ratios=(3, 1))
+    halves = " and ".join(f"{temperature:.3g}" for temperature in calibration.halves)
+    for (top, bottom), title, metrics in (
+        (axes[:, 0], "temperature 1", calibration.before),
+        (axes[:, 1], f"held out, temperatures {halves}", calibration.after),
+    ):
+        top.set_title(title, fontsize=10)
+        _draw_bins(top, bottom, metrics)
+    axes[0, 0].set_ylabel("accuracy")
+    axes[0, 0].legend(loc="upper left", fontsize=9)
+    axes[1, 0].set_ylabel("of the pixels")
+    return _png(figure, dpi=100)
+
+
+def _draw_bins(top: Axes, bottom: Axes, metrics: ProbabilityMetrics) -> None:
+    """Draw a reliability diagram, figure 4 of Guo et al. 2017, and the bins' sizes below it."""
+    reliability = metrics.reliability
+    bins = len(reliability.counts)
+    edges = np.arange(bins) / bins
+    bar: dict[str, Any] = {"width": 1 / bins, "align": "edge", "linewidth": 0.5}
+    accuracy = np.nan_to_num(reliability.accuracy)
+    gap = np.nan_to_num(reliability.confidence) - accuracy
+    top.bar(edges, accuracy, color="tab:blue", edgecolor="black", label="accuracy", **bar)
+    top.bar(
+        edges,
+        gap,
+        bottom=accuracy,
+        color="tab:red",
+        edgecolor="tab:red",
+        alpha=0.35,
+        hatch="//",
+        label="gap to mean confidence",
+        **bar,
+    )
+    top.plot([0, 1], [0, 1], color="0.4", linestyle="--", linewidth=1)
+    top.text(
+        0.97,
+        0.04,
+        f"ECE {reliability.expected_calibration_error:.4f}\nNLL {metrics.nll:.4f}",
+        ha="right",
+        bbox={"facecolor": "white", "edgecolor": "0.8"},
+    )
+    top.set_xlim(0, 1)
+    top.set_ylim(0, 1)
+    shares = reliability.counts / reliability.counts.sum()
+    bottom.bar(edges, shares, color="0.6", edgecolor="black", **bar)
+    bottom.set_xlabel("confidence")
+    bottom.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
 
 
 def shorten(name: str) -> str:

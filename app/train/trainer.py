@@ -19,9 +19,10 @@ from torch.utils.data import DataLoader
 
 from app.errors import UsageError
 from app.inference.device import Compute
+from app.train.auxiliary import CoarseScores
 from app.train.datasets import LabelledImages
 from app.train.distributed import ALONE, Processes, share_statistics
-from app.train.loss import labelled_weight, summed_loss
+from app.train.loss import dice_loss, labelled_weight, summed_loss
 from app.train.metrics import ConfusionMatrix
 from app.train.optimization import averaged_weights, build_optimizer, learning_rate_factor
 from app.train.progress import Progress
@@ -32,7 +33,7 @@ from app.train.stopping import (
     leave_ctrl_c_to_the_main_process,
     stop_requested,
 )
-from app.train.transforms import AugmentedSamples, epoch_batches, training_transform
+from app.train.transforms import AugmentedSamples, Pasting, Schedule, epoch_batches
 from model import FCN, Card
 
 SAVE_EVERY_S: Final = 600.0
@@ -51,6 +52,7 @@ class Trainer:
         train: Training split.
         val: Split on which the best weights are chosen.
         class_weights: Of the loss, C values.
+        rare_classes: What the recipe's `pasting` lays over other photos.
         compute: Device and precision (`fp32` or `bf16`).
         folder: Where results go.
         card: Describes the network; validation figures are added when it is saved.
@@ -75,6 +77,7 @@ class Trainer:
         workers: int,
         processes: Processes = ALONE,
         compile: bool = False,
+        rare_classes: tuple[int, ...] = (),
     ) -> None:
         self.recipe = recipe
         self.val = val
@@ -97,15 +100,14 @@ class Trainer:
             # Dropout must differ between processes, but every start must be the same.
             torch.manual_seed(torch.initial_seed() + processes.rank)
             self._forward = DistributedDataParallel(self.net, broadcast_buffers=False)
-        transform = training_transform(
-            recipe.crop, recipe.scale, color_jitter=recipe.color_jitter, flip=recipe.flip
-        )
-        self.samples = AugmentedSamples(train, transform, seed)
+        self.coarse = CoarseScores(self.net) if recipe.auxiliary else None
         self.photos_per_step = recipe.batch_size * recipe.accumulate
         self.steps_per_epoch = -(-len(train) // self.photos_per_step)
         limits = (recipe.epochs * self.steps_per_epoch, recipe.max_steps)
         self.steps = min(limit for limit in limits if limit)
         self.epochs = -(-self.steps // self.steps_per_epoch)
+        pasting = Pasting(recipe.pasting, rare_classes) if recipe.pasting else None
+        self.samples = AugmentedSamples(train, Schedule(recipe, self.epochs), seed, pasting)
         self.step = 0
         self.loss_sum = 0.0
         self.history: list[dict[str, Any]] = []
@@ -242,7 +244,7 @@ class Trainer:
             with self._gradients_stay_here(number < len(batches)):
                 with self._autocast():
                     logits = self._forward(photos.contiguous(memory_format=torch.channels_last))
-                loss = summed_loss(logits, labels, self.class_weights) / divisor
+                loss = self._loss(logits, labels, divisor)
                 # Gradients are averaged over the processes; the loss is a sum over them.
                 (loss * self.processes.count).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
@@ -253,6 +255,21 @@ class Trainer:
         if self.averaged:
             self.averaged.update_parameters(self.net)
         return self.processes.sum(total).item(), bool(agreed[1] > 0), bool(agreed[2] > 0)
+
+    def _loss(self, logits: Tensor, labels: Tensor, divisor: Tensor) -> Tensor:
+        """Return what a batch of one process adds to the loss of the step."""
+        recipe = self.recipe
+        smoothing = recipe.label_smoothing
+        loss = summed_loss(logits, labels, self.class_weights, smoothing) / divisor
+        if self.coarse:
+            for coarse in self.coarse.take(*labels.shape[-2:]):
+                added = summed_loss(coarse, labels, self.class_weights, smoothing) / divisor
+                loss = loss + recipe.auxiliary * added
+        if recipe.dice:
+            # A ratio of sums: each batch of each process has its own, and they are averaged.
+            share = recipe.dice / (recipe.accumulate * self.processes.count)
+            loss = loss + share * dice_loss(logits, labels)
+        return loss
 
     def _gradients_stay_here(self, stay: bool) -> Any:
         """Leave the exchange of gradients between processes to a step's last batch."""
@@ -322,15 +339,19 @@ class Trainer:
         self.weights_to_keep().load_state_dict(net.state_dict())
 
     @torch.no_grad()
-    def predict(self, index: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """Return the label map, HxW, of whole photo `index` of val."""
+    def logits(self, index: int) -> Tensor:
+        """Return the logits, CxHxW fp32 on the device, of whole photo `index` of val."""
         net = self.weights_to_keep().eval()
         # HxWx3 in memory is channels-last already: permuting it costs nothing.
         photo = torch.from_numpy(self.val.photo(index)).to(self.compute.device).permute(2, 0, 1)
         with self._autocast():
-            logits = net(photo[None])
+            logits: Tensor = net(photo[None])[0]
+        return logits
+
+    def predict(self, index: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """Return the label map, HxW, of whole photo `index` of val."""
         prediction: np.ndarray[Any, np.dtype[np.uint8]] = (
-            logits.argmax(1)[0].to(torch.uint8).cpu().numpy()
+            self.logits(index).argmax(0).to(torch.uint8).cpu().numpy()
         )
         return prediction
 

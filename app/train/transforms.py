@@ -1,72 +1,81 @@
 """Augmentation: what a photo and its labels go through before a training step sees them."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional
 
+from app.train.augmentation import BalancedCrop, Distortion, RandomScale, paste
 from app.train.datasets import LabelledImages, Sample, load_sample
-from model import VOID
-
-PADDING_GREY = 128
-"""Fill around photos smaller than the crop; the labels there are void."""
+from app.train.recipes import Recipe
 
 
-class RandomScale(v2.Transform):  # type: ignore[misc]  # torchvision ships no types
-    """Resize photo and labels by one random factor, uniform in its logarithm.
-
-    torchvision's ScaleJitter scales towards a fixed size; data of mixed sizes needs a factor of
-    each photo's own size.
+def training_transform(recipe: Recipe, *, shrink: int = 1) -> v2.Transform:
+    """Return a recipe's random scale, crop, flip and changes of colour, for `tv_tensors`.
 
     Args:
-        low: Smallest factor.
-        high: Largest factor.
+        recipe: Says what; photos smaller than its crop are padded, their labels with void.
+        shrink: What photos and crop are divided by, on top of the random scale.
     """
-
-    def __init__(self, low: float, high: float) -> None:
-        super().__init__()
-        self.range = torch.tensor([low, high]).log()
-
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """Draw a factor and return the new size, at least one pixel."""
-        height, width = functional.get_size(flat_inputs[0])
-        low, high = self.range
-        factor = float((low + (high - low) * torch.rand(())).exp())
-        return {"size": [max(1, round(height * factor)), max(1, round(width * factor))]}
-
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Resize a photo bilinearly (antialiased), labels to the nearest."""
-        return functional.resize(inpt, params["size"], antialias=True)
-
-
-def training_transform(
-    crop: tuple[int, int] | None, scale: tuple[float, float], *, color_jitter: float, flip: bool
-) -> v2.Transform:
-    """Return random scale, crop, flip and colour changes for `tv_tensors`.
-
-    Args:
-        crop: (height, width) of the result; smaller photos are padded, their labels with void.
-            None for whole photos.
-        scale: Range of the random scale.
-        color_jitter: Strength of random brightness, contrast and saturation, as in torchvision;
-            0 for none.
-        flip: Whether to mirror left and right at random.
-    """
-    steps: list[v2.Transform] = [RandomScale(*scale)]
-    if crop is not None:
-        fill = {tv_tensors.Image: PADDING_GREY, tv_tensors.Mask: VOID}
-        steps.append(v2.RandomCrop(crop, pad_if_needed=True, fill=fill))
-    if flip:
+    low, high = recipe.scale
+    steps: list[v2.Transform] = [RandomScale(low / shrink, high / shrink)]
+    if recipe.crop is not None:
+        height, width = (max(1, side // shrink) for side in recipe.crop)
+        steps.append(BalancedCrop((height, width), recipe.balanced_crops))
+    if recipe.flip:
         steps.append(v2.RandomHorizontalFlip())
-    if color_jitter > 0:
-        steps.append(v2.ColorJitter(color_jitter, color_jitter, color_jitter))
+    if recipe.color_jitter > 0:
+        strength = recipe.color_jitter
+        steps.append(v2.ColorJitter(strength, strength, strength))
+    if recipe.distortion > 0:
+        steps.append(Distortion(recipe.distortion))
     return v2.Compose(steps)
+
+
+class Schedule:
+    """The recipe's augmentation, epoch by epoch.
+
+    Args:
+        recipe: Says what.
+        epochs: How many there are in all.
+    """
+
+    def __init__(self, recipe: Recipe, epochs: int) -> None:
+        self._half_size_epochs = round(recipe.half_size * epochs)
+        self._whole = training_transform(recipe)
+        self._half = training_transform(recipe, shrink=2)
+
+    def __call__(self, epoch: int) -> v2.Transform:
+        """Return what the photos of an epoch, from 0, go through."""
+        return self._half if epoch < self._half_size_epochs else self._whole
+
+
+@dataclass(frozen=True)
+class Pasting:
+    """Pixels of rare classes that are laid over other photos.
+
+    Attributes:
+        chance: Share of the samples that get any.
+        classes: Which classes.
+    """
+
+    chance: float
+    classes: tuple[int, ...]
+
+
+def rare_classes(pixels: NDArray[np.int64]) -> tuple[int, ...]:
+    """Return the classes with fewer pixels than the median class, but some.
+
+    Args:
+        pixels: Labelled pixels of each class, C values.
+    """
+    return tuple(np.flatnonzero((pixels > 0) & (pixels < np.median(pixels))).tolist())
 
 
 class AugmentedSamples(Dataset[Sample]):
@@ -77,25 +86,41 @@ class AugmentedSamples(Dataset[Sample]):
 
     Args:
         dataset: The samples as they are.
-        transform: From `training_transform`.
+        transform: Of an epoch, as from `training_transform`.
         seed: Of the run.
+        pasting: What is laid over the samples; None for nothing.
     """
 
-    def __init__(self, dataset: LabelledImages, transform: v2.Transform, seed: int) -> None:
+    def __init__(
+        self,
+        dataset: LabelledImages,
+        transform: Callable[[int], v2.Transform],
+        seed: int,
+        pasting: Pasting | None = None,
+    ) -> None:
         self.dataset = dataset
         self.transform = transform
         self.seed = seed
+        self.pasting = pasting
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         """Return photo (3xHxW uint8) and labels (HxW uint8), H and W those of the crop."""
         epoch, index = key
-        sample = load_sample(self.dataset, index)
         with torch.random.fork_rng(devices=[]):
             # Not torch.manual_seed: it would reseed CUDA's generators as well.
             torch.default_generator.manual_seed(_mix(self.seed, epoch, index))
-            photo, label = self.transform(
-                tv_tensors.Image(sample.photo), tv_tensors.Mask(sample.label)
-            )
+            sample = self._augmented(epoch, index)
+            if self.pasting and torch.rand(()) < self.pasting.chance:
+                other = int(torch.randint(len(self.dataset), ()))
+                above = self._augmented(epoch, other)
+                sample = Sample(*paste(sample, above, self.pasting.classes))
+        return sample
+
+    def _augmented(self, epoch: int, index: int) -> Sample:
+        sample = load_sample(self.dataset, index)
+        photo, label = self.transform(epoch)(
+            tv_tensors.Image(sample.photo), tv_tensors.Mask(sample.label)
+        )
         return Sample(photo.as_subclass(Tensor), label.as_subclass(Tensor))
 
 

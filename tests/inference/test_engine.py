@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 from pathlib import Path
 
@@ -103,6 +104,39 @@ def test_scores_are_mean_probabilities_over_each_classs_own_pixels(net: FCN) -> 
                 assert segmentation.scores[index] == pytest.approx(own.mean().item(), abs=1e-3)
             else:
                 assert np.isnan(segmentation.scores[index])
+
+
+def test_the_temperature_changes_scores_and_no_mask(net: FCN) -> None:
+    image = photo(40, 56)
+    warm = Engine(
+        net,
+        dataclasses.replace(CARD, temperature=2.5),
+        "0" * 64,
+        device="cpu",
+        precision="fp32",
+    )
+    (plain,) = engine(net).segment([image], scores=True)
+    (found,) = warm.segment([image], scores=True)
+    assert np.array_equal(found.label_map, plain.label_map)
+    assert found.scores is not None
+    assert plain.scores is not None
+    probability, labels = (logits_of(net, image) / 2.5).softmax(1).max(1)
+    for index in np.unique(plain.label_map).tolist():
+        own = probability[labels == index].mean().item()
+        assert found.scores[index] == pytest.approx(own, abs=1e-3)
+        assert found.scores[index] < plain.scores[index]
+    views = {"scales": (0.5, 1.5), "flip": True}
+    assert np.array_equal(
+        warm.segment_views(image, **views), engine(net).segment_views(image, **views)
+    )
+
+
+def test_logits_are_the_networks_own(net: FCN) -> None:
+    image = photo(45, 61)
+    card = dataclasses.replace(CARD, temperature=2.5)
+    logits = Engine(net, card, "0" * 64, device="cpu", precision="fp32").logits(image)
+    assert logits.dtype == torch.float32
+    assert torch.allclose(logits, logits_of(net, image)[0], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.5])

@@ -15,6 +15,7 @@ from model import (
     load_checkpoint,
     named_classes,
     save_checkpoint,
+    save_with_card,
 )
 
 ARCHITECTURE = Architecture(head_width=8, head_norm=True)
@@ -72,6 +73,60 @@ def test_metadata_tells_other_programs_how_to_feed_the_net(path: Path) -> None:
     assert values["classes"][1] == {"name": "dog", "color": [0, 128, 0]}
 
 
+def test_the_temperature_is_kept(net: FCN, path: Path) -> None:
+    warm = dataclasses.replace(CARD, temperature=1.25)
+    save_checkpoint(path, net, warm)
+    assert load_checkpoint(path)[1] == warm
+    rewrite(path, temperature=2)
+    assert load_checkpoint(path)[1].temperature == 2.0
+
+
+def test_files_of_before_there_were_temperatures_have_that_of_1(path: Path) -> None:
+    with safe_open(path, framework="pt") as file:
+        values = json.loads(file.metadata()["fcn"])
+        tensors = {name: file.get_tensor(name) for name in list(file.keys())}
+    assert values["format_version"] == 1
+    del values["temperature"]
+    save_file(tensors, path, {"fcn": json.dumps(values)})
+    assert load_checkpoint(path)[1] == CARD
+
+
+def stored(path: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors as the file holds them."""
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in list(file.keys())}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_another_card_keeps_every_tensor_to_the_bit(
+    net: FCN, path: Path, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    save_checkpoint(path, net, CARD, dtype=dtype)
+    before = stored(path)
+    card = dataclasses.replace(CARD, temperature=1.25, training={"epoch": 3})
+    for out in (tmp_path / "other.safetensors", path):
+        save_with_card(path, out, card)
+        after = stored(out)
+        assert load_checkpoint(out)[1] == card
+        assert after.keys() == before.keys()
+        for name, tensor in before.items():
+            assert after[name].dtype == tensor.dtype, name
+            assert torch.equal(after[name], tensor), name
+    save_checkpoint(tmp_path / "again.safetensors", net, card, dtype=dtype)
+    assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
+
+
+def test_another_card_for_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    save_file({"x": torch.zeros(1)}, path)
+    before = path.read_bytes()
+    with pytest.raises(CheckpointError, match=r"x\.safetensors: .* not a checkpoint"):
+        save_with_card(path, path, CARD)
+    assert path.read_bytes() == before
+    with pytest.raises(FileNotFoundError):
+        save_with_card(tmp_path / "none.safetensors", path, CARD)
+
+
 def test_equal_networks_make_equal_files(net: FCN, path: Path) -> None:
     before = path.read_bytes()
     save_checkpoint(path, net, CARD)
@@ -125,6 +180,14 @@ def test_absurd_sizes_are_refused_without_allocating(path: Path) -> None:
         ({"architecture": {"backbone": "resnet"}}, "unknown backbone"),
         ({"name": "two words"}, "no model name"),
         ({"training": []}, "not an object"),
+        ({"temperature": 0}, "0 is no temperature"),
+        ({"temperature": -1.5}, "-1.5 is no temperature"),
+        ({"temperature": float("nan")}, "nan is no temperature"),
+        ({"temperature": float("inf")}, "inf is no temperature"),
+        ({"temperature": 10**400}, "10000.* is no temperature"),
+        ({"temperature": "1.5"}, "'1.5' is no temperature"),
+        ({"temperature": True}, "True is no temperature"),
+        ({"temperature": None}, "None is no temperature"),
     ],
 )
 def test_wrong_metadata_is_refused(path: Path, changes: dict[str, object], message: str) -> None:

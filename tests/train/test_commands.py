@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from drawn_folder import draw_folder
 from PIL import Image
 from torch import Tensor, nn
 from torchvision.models import googlenet, vgg16_bn
@@ -56,6 +57,13 @@ def test_a_run_leaves_everything_it_promises(run: Path) -> None:
     _, card = load_checkpoint(run / "best.safetensors")
     assert card.name == "shapes-fcn8s-vgg16_bn"
     assert card.training["val"] == line["val"]
+    calibration = card.training["calibration"]
+    assert (calibration["split"], calibration["photos"]) == ("val", shapes.COUNTS["val"])
+    before, after = calibration["before"], calibration["after"]
+    assert before["pixel_accuracy"] == pytest.approx(line["val"]["pixel_accuracy"], abs=1e-6)
+    better = after["negative_log_likelihood"] < before["negative_log_likelihood"]
+    assert (card.temperature != 1) is better
+    assert "How well it knows" in (run / "report.html").read_text()
     for name in ("curves.png", "samples.png"):
         with Image.open(run / name) as picture:
             assert min(picture.size) > 300
@@ -338,6 +346,21 @@ def test_stages_go_on_where_the_coarser_net_was(tmp_path: Path, alignment: str) 
         after = net.eval()(photo)
         # Bilinear twice is not quite bilinear once; the rest is equal.
         assert (after - before).abs().mean() < 0.1 * before.std()
+
+
+def test_a_drive_is_left_out_and_validated_on(tmp_path: Path) -> None:
+    data = draw_folder(tmp_path, train=4, val=1, size=(32, 32))
+    for kind in ("images", "masks"):
+        (data / "train" / kind / "3.png").rename(data / "train" / kind / "drive_3.png")
+    out = tmp_path / "run"
+    words = ["--dataset", "folder", "--data", str(data), *QUICK[2:]]
+    assert train([*words, "--leave-out", "drive_", "--max-steps", "1", "--out", str(out)]) == 0
+    _, card = load_checkpoint(out / "best.safetensors")
+    assert card.training["photos"] == {"train": 3, "val": 1}
+    assert card.training["left_out"] == "drive_"
+    with pytest.raises(UsageError, match="none of the 4 training photos"):
+        train([*words, "--leave-out", "x", "--out", str(tmp_path / "other")])
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_single_cell_for_batch_norm_is_refused(

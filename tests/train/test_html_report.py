@@ -11,9 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from rich.console import Console
+from torch import Tensor
 
+from app.train.calibration import calibrate
 from app.train.evaluation import evaluate
 from app.train.html_report import MAX_TABLE_CLASSES, PHOTO_SIDE, Provenance, write_html_report
 from app.train.recipes import Recipe
@@ -21,6 +24,7 @@ from model import VOID, Architecture, Card, named_classes
 
 EVIL_CLASS = "<script>alert('&amp;')</script>"
 EVIL_FILE = '<b>&".png'
+RELIABILITY = "accuracy by confidence"
 EVIL_WORDS = "--data '/my images/<i>\"'"
 
 
@@ -56,6 +60,11 @@ class Photos:
         prediction[3 : 3 + index] = 1 - np.minimum(prediction[3 : 3 + index], 1)
         return np.minimum(prediction, len(self.classes) - 1)
 
+    def logits(self, index: int) -> Tensor:
+        """The predictions' with a probability that is far too high."""
+        one_hot = np.eye(len(self.classes), dtype=np.float32)[self.predict(index)]
+        return torch.from_numpy(8 * one_hot).permute(2, 0, 1)
+
 
 def epoch(number: int, mean_iu: float | None = None) -> dict[str, Any]:
     line: dict[str, Any] = {"epoch": number, "step": 5 * number, "learning_rate": 1e-3, "loss": 0.7}
@@ -81,6 +90,7 @@ def write(path: Path, dataset: Photos) -> str:
         dataset=dataset,
         predict=dataset.predict,
         evaluation=evaluate(dataset.predict, dataset, Console(quiet=True)),
+        calibration=calibrate(dataset.logits, dataset, Console(quiet=True)),
         provenance=Provenance(
             [f"python -m app.train {EVIL_WORDS}"], {"commit": "0123abc", "training": "20 steps"}
         ),
@@ -155,6 +165,24 @@ def test_figures_are_those_of_the_evaluation(html: str) -> None:
     assert "nan" not in text
 
 
+def test_calibration_is_told_and_drawn(html: str) -> None:
+    dataset = Photos()
+    found = calibrate(dataset.logits, dataset, Console(quiet=True))
+    assert found.temperature > 2
+    page = Page(html)
+    assert f"Temperature {found.temperature}, fitted to val" in page.text
+    errors = [m.reliability.expected_calibration_error for m in (found.before, found.after)]
+    for value in (*errors, found.before.nll, found.after.nll):
+        assert f"{value:.4f}" in page.text
+    assert page.captions.count(RELIABILITY) == 1
+
+
+def test_a_temperature_that_does_not_help_is_not_promised(tmp_path: Path) -> None:
+    text = Page(write(tmp_path / "report.html", Photos(count=1))).text
+    assert "No temperature was found" in text
+    assert "in best.safetensors" not in text.split("How well it knows")[1]
+
+
 def test_recipe_command_seed_and_versions_are_told(html: str) -> None:
     text = Page(html).text
     for words in ("leaves", "4711", "0.00123", "0123abc", "20 steps", "31 photos", "adamw"):
@@ -196,7 +224,12 @@ def test_two_photos_are_one_worst_and_one_best(tmp_path: Path) -> None:
 
 def test_large_photos_make_no_large_file(tmp_path: Path) -> None:
     page = Page(write(tmp_path / "report.html", Photos(count=2, size=(700, 1200))))
-    assert max(max(decode(picture).size) for picture in page.pictures) == PHOTO_SIDE
+    sizes = [
+        max(decode(picture).size)
+        for caption, picture in zip(page.captions, page.pictures, strict=True)
+        if caption != RELIABILITY
+    ]
+    assert max(sizes) == PHOTO_SIDE
 
 
 def test_many_classes_have_a_picture_for_their_confusion(tmp_path: Path) -> None:

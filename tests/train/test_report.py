@@ -4,14 +4,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from app.train.calibration import Calibration
+from app.train.reliability import ProbabilityMetrics
 from app.train.report import (
     ERROR_COLOR,
     MAX_NAME,
     best_photos,
     colorize,
     draw_confusion,
+    draw_reliability,
     draw_samples,
     draw_worst,
     mark_errors,
@@ -163,6 +167,24 @@ def test_confusion_is_by_true_class_in_rows(tmp_path: Path) -> None:
     assert dark_y < grey_y
     assert dark_x > grey_x
     assert grey.sum() > 1.5 * dark.sum()
+
+
+def test_reliability_shows_the_gap_and_where_the_pixels_are(tmp_path: Path) -> None:
+    """Half of the predictions are right; the network is sure of all, or hardly of any."""
+    truth = torch.tensor([0, 1] * 50)
+    before, after = ProbabilityMetrics(), ProbabilityMetrics()
+    before.update(torch.tensor([[4.0], [0.0]]).expand(2, 100), truth, 1.0)
+    after.update(torch.tensor([[4.0], [0.0]]).expand(2, 100), truth, 20.0)
+    path = tmp_path / "reliability.png"
+    draw_reliability(Calibration(20.0, before, after, (20.0, 20.0), 2), path)
+    picture = read(path)
+    assert_nothing_is_cut_off(picture)
+    middle = 54 * picture.shape[1] // 100  # labels stand left of the first diagram alone
+    halves = np.array_split(picture.astype(int), [middle], axis=1)
+    red = [float((half[..., 0] > half[..., 2] + 40).mean()) for half in halves]
+    blue = [float((half[..., 2] > half[..., 0] + 40).mean()) for half in halves]
+    assert red[0] > 5 * red[1]
+    assert min(blue) > 0.01
 
 
 def test_names_are_cut_in_the_middle() -> None:

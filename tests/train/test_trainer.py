@@ -5,14 +5,13 @@ import signal
 import threading
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from rich.console import Console
 
 from app.errors import UsageError
 from app.inference.device import choose_compute
-from app.train.loss import balanced_weights, labelled_weight, summed_loss
+from app.train.loss import dice_loss, summed_loss
 from app.train.metrics import ConfusionMatrix
 from app.train.optimization import learning_rate_factor
 from app.train.progress import Progress
@@ -43,6 +42,20 @@ RECIPE = Recipe(
 )
 
 
+EVERYTHING = dataclasses.replace(
+    RECIPE,
+    distortion=0.5,
+    balanced_crops=0.5,
+    pasting=0.5,
+    half_size=0.5,
+    crop=(64, 64),
+    label_smoothing=0.1,
+    dice=0.5,
+    auxiliary=0.4,
+)
+"""Every part of a recipe that is off by default."""
+
+
 def make_trainer(
     path: Path, recipe: Recipe = RECIPE, *, backbone: str = "vgg16_bn", dropout: float = 0.5
 ) -> Trainer:
@@ -60,6 +73,7 @@ def make_trainer(
         card=Card("tiny", architecture, Drawings.classes),
         seed=0,
         workers=0,
+        rare_classes=(1, 2),
     )
 
 
@@ -80,19 +94,21 @@ class StopAfter(Progress):
             os.kill(os.getpid(), signal.SIGINT)
 
 
-@pytest.mark.parametrize("stop_at", [2, 3, 4])
+@pytest.mark.parametrize(
+    ("stop_at", "recipe"), [(2, RECIPE), (3, RECIPE), (4, RECIPE), (2, EVERYTHING), (4, EVERYTHING)]
+)
 def test_an_interrupted_run_goes_on_exactly(
-    tmp_path: Path, progress: Progress, stop_at: int
+    tmp_path: Path, progress: Progress, stop_at: int, recipe: Recipe
 ) -> None:
     (tmp_path / "whole").mkdir()
     (tmp_path / "parts").mkdir()
-    whole = make_trainer(tmp_path / "whole")
+    whole = make_trainer(tmp_path / "whole", recipe)
     whole.run(progress)
 
-    first = make_trainer(tmp_path / "parts")
+    first = make_trainer(tmp_path / "parts", recipe)
     with pytest.raises(InterruptedRunError):
         first.run(StopAfter(stop_at))
-    second = make_trainer(tmp_path / "parts")
+    second = make_trainer(tmp_path / "parts", recipe)
     state = second.folder.load_state()
     assert state is not None
     assert state["step"] == stop_at
@@ -190,27 +206,6 @@ def test_learning_rate_rises_then_falls_to_its_floor() -> None:
     assert 0.001 <= factors[-1] < 0.003
 
 
-def test_loss_over_its_weight_is_the_mean_over_labelled_pixels() -> None:
-    logits = torch.randn(2, 3, 4, 5, requires_grad=True)
-    labels = torch.randint(0, 3, (2, 4, 5))
-    labels[:, :2] = VOID
-    loss = summed_loss(logits, labels, torch.ones(3)) / labelled_weight(labels, torch.ones(3))
-    known = logits[:, :, 2:].permute(0, 2, 3, 1).reshape(-1, 3)
-    expected = -known.log_softmax(1).gather(1, labels[:, 2:].reshape(-1, 1)).mean()
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
-    loss.backward()
-    assert logits.grad is not None
-    assert logits.grad[:, :, :2].abs().max() == 0
-
-
-def test_weighted_loss_is_torchs_weighted_mean() -> None:
-    logits, labels = torch.randn(2, 3, 4, 5), torch.randint(0, 3, (2, 4, 5))
-    weights = torch.tensor([0.5, 1.0, 3.0])
-    loss = summed_loss(logits, labels, weights) / labelled_weight(labels, weights)
-    expected = torch.nn.functional.cross_entropy(logits, labels, weights)
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
-
-
 def test_sgd_steps_as_caffe_does(tmp_path: Path) -> None:
     """V = mu V - lr (g + wd W), W += V, with twice the rate and no decay for biases."""
     recipe = Recipe(
@@ -274,6 +269,24 @@ def test_accumulated_batches_are_one_large_one(tmp_path: Path) -> None:
         assert torch.allclose(gradient, gradients[0], rtol=1e-3, atol=1e-8)
 
 
+def test_a_steps_loss_is_the_sum_of_the_recipes_parts(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(RECIPE, dice=0.5, auxiliary=0.4, accumulate=2)
+    photos = torch.randint(0, 256, (4, 3, 64, 64)).float()
+    labels = torch.randint(0, 4, (4, 64, 64))
+    batches = list(zip(photos.split(2), labels.split(2), strict=True))
+    trainer = make_trainer(tmp_path, recipe, backbone="vgg16", dropout=0.0)
+    with torch.no_grad():
+        trainer.net.score_fc7.bias.copy_(torch.arange(4.0))
+        expected = 0.0
+        for images, truth in batches:
+            logits = trainer.net(images)
+            # Nothing but a bias has an effect yet: the coarser scores are the final ones.
+            entropy = summed_loss(logits, truth, torch.ones(4)).item() / labels.numel()
+            expected += entropy * (1 + 2 * 0.4) + 0.5 * dice_loss(logits, truth).item() / 2
+    loss, *_ = trainer._train_step(batches, threading.Event())
+    assert loss == pytest.approx(expected, rel=1e-4)
+
+
 def test_clipping_shortens_a_step(tmp_path: Path) -> None:
     moved = []
     for clip in (0.0, 1e-3):
@@ -324,11 +337,3 @@ def test_another_number_of_processes_is_refused(tmp_path: Path) -> None:
     state["random"] *= 2
     with pytest.raises(ValueError, match="2 processes, not 1"):
         trainer.load_state(state)
-
-
-def test_class_weights_are_enets() -> None:
-    pixels = np.array([900, 90, 10])
-    weights = balanced_weights(pixels, 1.02)
-    raw = [1 / math.log(1.02 + share) for share in (0.9, 0.09, 0.01)]
-    assert weights.tolist() == pytest.approx([value / (sum(raw) / 3) for value in raw])
-    assert balanced_weights(pixels, 0).tolist() == [1, 1, 1]

@@ -1,11 +1,23 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from torchvision import tv_tensors
 
-from app.train.transforms import AugmentedSamples, RandomScale, epoch_batches, training_transform
+from app.train.recipes import Recipe
+from app.train.transforms import (
+    AugmentedSamples,
+    Pasting,
+    Schedule,
+    epoch_batches,
+    rare_classes,
+    training_transform,
+)
 from model import VOID, named_classes
+
+PLAIN = Recipe(crop=(48, 48), scale=(1, 1), color_jitter=0, flip=False)
 
 
 class Gradient:
@@ -27,9 +39,17 @@ class Gradient:
         return np.repeat(self.label(index)[..., None] * 20, 3, axis=2)
 
 
+class TwoScenes(Gradient):
+    """Scene 0 is of class 0 alone; scene 1 shows the classes 1, 2 and 3."""
+
+    def label(self, index: int) -> NDArray[np.uint8]:
+        bands = np.repeat(np.array([1, 2, 3], dtype=np.uint8), 16)
+        return np.tile(bands if index else np.zeros_like(bands), (48, 1))
+
+
 def augmented(crop: tuple[int, int] = (48, 48), *, seed: int = 0) -> AugmentedSamples:
-    transform = training_transform(crop, (0.5, 1.5), color_jitter=0, flip=True)
-    return AugmentedSamples(Gradient(), transform, seed)
+    recipe = replace(PLAIN, crop=crop, scale=(0.5, 1.5), flip=True, balanced_crops=0.5)
+    return AugmentedSamples(Gradient(), Schedule(recipe, 10), seed)
 
 
 def test_a_sample_depends_on_seed_epoch_and_index_alone() -> None:
@@ -64,26 +84,61 @@ def test_photo_and_labels_move_together(epoch: int) -> None:
 
 
 def test_small_photos_are_padded_with_void_never_with_a_class() -> None:
-    transform = training_transform((100, 120), (1, 1), color_jitter=0, flip=False)
+    transform = Schedule(replace(PLAIN, crop=(100, 120)), 1)
     photo, label = AugmentedSamples(Gradient(), transform, 0)[0, 0]
     assert label.shape == (100, 120)
     assert (label != VOID).sum() == 60 * 80
     assert (photo[:, label == VOID] == 128).all()
 
 
-def test_scale_covers_its_range_and_keeps_labels_whole_numbers() -> None:
+def test_the_first_epochs_may_show_photos_and_crops_of_half_the_size() -> None:
+    schedule = Schedule(replace(PLAIN, crop=(40, 60), half_size=0.5), 4)
+    sizes = [AugmentedSamples(Gradient(), schedule, 0)[epoch, 0].label.shape for epoch in range(4)]
+    assert sizes == [(20, 30), (20, 30), (40, 60), (40, 60)]
+    # The 80 columns of ten bands, halved: what 30 columns show is as wide as 60 were.
+    bands = AugmentedSamples(Gradient(), schedule, 0)[0, 0].label.unique()
+    assert len(bands) >= 7
+
+
+def test_whole_photos_can_be_halved_as_well() -> None:
+    schedule = Schedule(replace(PLAIN, crop=None, half_size=1.0), 1)
+    assert AugmentedSamples(Gradient(), schedule, 0)[0, 0].label.shape == (30, 40)
+
+
+def test_pasting_lays_rare_classes_of_other_photos_over_this_one() -> None:
+    samples = AugmentedSamples(TwoScenes(), Schedule(PLAIN, 9), 0, Pasting(1.0, (2, 3)))
+    seen = set()
+    for epoch in range(9):
+        photo, label = samples[epoch, 0]
+        assert torch.equal(photo[0], label * 20)  # labels come with their pixels
+        seen.add(tuple(label.unique().tolist()))
+    # Scene 0 is class 0 alone; classes 2 and 3 come from scene 1, its class 1 never does.
+    assert seen <= {(0,), (0, 2), (0, 3), (0, 2, 3)}
+    assert len(seen) >= 3
+
+
+def test_a_pasted_sample_depends_on_seed_epoch_and_index_alone() -> None:
+    first, again = (
+        AugmentedSamples(TwoScenes(), Schedule(PLAIN, 9), 0, Pasting(0.5, (2, 3))) for _ in range(2)
+    )
+    _ = again[1, 1]
+    for epoch in range(5):
+        assert torch.equal(first[epoch, 0].label, again[epoch, 0].label)
+
+
+def test_rare_classes_are_those_below_the_median_that_occur() -> None:
+    assert rare_classes(np.array([50, 0, 3, 20, 4])) == (2,)
+    assert rare_classes(np.array([7])) == ()
+
+
+def test_training_changes_colours_but_never_labels() -> None:
+    transform = training_transform(replace(PLAIN, color_jitter=0.5, distortion=1.0))
     torch.manual_seed(0)
-    image = tv_tensors.Image(torch.zeros(3, 100, 50, dtype=torch.uint8))
-    mask = tv_tensors.Mask(torch.tensor([[0, VOID]], dtype=torch.uint8).repeat(100, 25))
-    heights = []
-    for _ in range(200):
-        scaled, labels = RandomScale(0.5, 2)(image, mask)
-        assert scaled.shape[-2:] == labels.shape
-        assert set(labels.unique().tolist()) <= {0, VOID}
-        heights.append(scaled.shape[-2])
-    assert 50 <= min(heights) < 60
-    assert 180 < max(heights) <= 200
-    assert 90 < np.median(heights) < 110  # uniform in the logarithm: half above, half below 1
+    photo = tv_tensors.Image(torch.full((3, 48, 48), 100, dtype=torch.uint8))
+    label = tv_tensors.Mask(torch.arange(48, dtype=torch.uint8).repeat(48, 1))
+    changed, same = transform(photo, label)
+    assert not torch.equal(changed, photo)
+    assert torch.equal(same, label)
 
 
 def test_an_epoch_holds_every_sample_and_full_batches() -> None:
