@@ -67,6 +67,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Until the server handles signals itself. As a container's first process this one would
     # otherwise not hear SIGTERM at all while torch is imported.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+    if sys.platform != "win32":  # which has no SIGHUP
+        # Nothing to reload yet: the checkpoint will be read as it is then.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     arguments = vars(build_parser().parse_args(argv))
     given = {name: value for name, value in arguments.items() if value is not None}
     try:

@@ -251,6 +251,8 @@ class Batcher(Generic[KeyT, PayloadT, ResultT]):
                 if popped.key is not None and popped.batch:
                     self._running_pixels = sum(item.pixels for item in popped.batch)
                     return popped.key, popped.batch
+                # An idle thread must not hold on to what has expired.
+                del popped
                 self._changed.wait(self._queue.due_in(self._clock()))
             return None
 

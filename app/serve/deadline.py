@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+import traceback
 from types import TracebackType
 from typing import Self
 
@@ -47,13 +48,17 @@ class RequestScope:
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
-        traceback: TracebackType | None,
+        trace: TracebackType | None,
     ) -> None:
         self._ended = True
+        if trace is not None:
+            # The error lives on in a cycle (this scope, its reason, its traceback, the frames), and
+            # with it what the block's frames hold: the photo, an engine that has been replaced.
+            traceback.clear_frames(trace)
         if self._watcher is not None:
             self._watcher.cancel()
         try:
-            await self._timer.__aexit__(kind, error, traceback)
+            await self._timer.__aexit__(kind, error, trace)
         except TimeoutError:
             raise self._reason from None
         if isinstance(error, DeadlineExceededError):

@@ -67,9 +67,9 @@ class RequestMiddleware:
 
     def _add_headers(self, headers: MutableHeaders, record: RequestRecord) -> None:
         headers["X-Request-ID"] = record.id
-        model_label = self._service.model_label
-        if model_label is not None:
-            headers.setdefault("X-Model", model_label)
+        model = record.model or self._service.model_label
+        if model is not None:
+            headers["X-Model"] = model
         if record.stages_s:
             headers["Server-Timing"] = ", ".join(
                 f"{stage};dur={seconds * 1e3:.2f}" for stage, seconds in record.stages_s.items()
@@ -91,6 +91,8 @@ class RequestMiddleware:
             "bytes_out": record.bytes_out,
             "total_ms": _milliseconds(seconds),
         }
+        if record.model is not None:
+            fields["model"] = record.model
         if record.problem is not None:
             fields["problem"] = record.problem
         if record.image_size is not None:

@@ -38,11 +38,13 @@ class BatchKey(NamedTuple):
     """Photos share a forward only if all of this is equal.
 
     Attributes:
+        engine: The engine that the photo's request began with.
         input_size: Height and width that the network sees.
         mask_size: Height and width of the masks.
         scores: Whether scores are computed.
     """
 
+    engine: Engine
     input_size: tuple[int, int]
     mask_size: tuple[int, int]
     scores: bool
@@ -57,20 +59,24 @@ class _Decoded(NamedTuple):
 
 
 class Pipeline:
-    """The stages around one engine.
+    """The stages around one device, whichever engine a request runs on.
 
     Must be made inside a running event loop, and closed.
+
+    Args:
+        device_type: `cpu` or `cuda`.
+        settings: Bounds and caps.
+        telemetry: Where figures go.
     """
 
-    def __init__(self, engine: Engine, settings: Settings, telemetry: Telemetry) -> None:
-        self._engine = engine
+    def __init__(self, device_type: str, settings: Settings, telemetry: Telemetry) -> None:
         self._max_pixels = settings.max_pixels
         self._decoders = ThreadPoolExecutor(settings.decode_threads, "decode")
         self._encoders = ThreadPoolExecutor(settings.encode_threads, "encode")
         self._batcher: Batcher[BatchKey, Photo, Segmentation] = Batcher(
             self._forward,
             max_images=settings.batch_images,
-            max_pixels=settings.batch_pixels_on(engine.device.type),
+            max_pixels=settings.batch_pixels_on(device_type),
             delay_s=settings.batch_delay_s,
             fatal=(DeviceLostError,),
             observe=telemetry.observe_batch,
@@ -97,13 +103,20 @@ class Pipeline:
         return max(1, math.ceil(self._batcher.backlog_s))
 
     async def segment(
-        self, upload: Upload, wanted: Wanted, *, deadline: float, record: RequestRecord
+        self,
+        upload: Upload,
+        wanted: Wanted,
+        engine: Engine,
+        *,
+        deadline: float,
+        record: RequestRecord,
     ) -> Rendered:
         """Turn an upload into an answer; the upload is released once it is decoded.
 
         Args:
             upload: A photo's bytes.
             wanted: What to answer with.
+            engine: Makes the label map; `wanted` speaks of its classes.
             deadline: When the answer is no longer wanted, in seconds of `time.monotonic`.
             record: Gets the photo's size and the seconds of each stage.
 
@@ -125,7 +138,7 @@ class Pipeline:
 
             input_size = (network_input.shape[0], network_input.shape[1])
             outcome = await self._batcher.submit(
-                BatchKey(input_size, mask_size, wanted.needs_scores),
+                BatchKey(engine, input_size, mask_size, wanted.needs_scores),
                 network_input,
                 pixels=input_size[0] * input_size[1],
                 deadline=deadline,
@@ -141,13 +154,17 @@ class Pipeline:
                 outcome.value,
                 photo,
                 wanted,
-                self._engine,
+                engine,
                 request_id=record.id,
                 stages_s=dict(record.stages_s),
             )
             rendered = await _on(self._encoders, encode)
             record.stages_s["encode"] = time.monotonic() - began
             return rendered
+
+    def abandon(self) -> None:
+        """Take no more work, because the device can do none any more; `alive` becomes false."""
+        self._batcher.close()
 
     async def close(self) -> bool:
         """Stop: fail what waits, give a running forward a moment to finish.
@@ -181,7 +198,7 @@ class Pipeline:
         return _Decoded(network_input, photo if wanted.needs_photo else None, mask_size)
 
     def _forward(self, key: BatchKey, photos: Sequence[Photo]) -> list[Segmentation]:
-        return self._engine.segment(photos, size=key.mask_size, scores=key.scores)
+        return key.engine.segment(photos, size=key.mask_size, scores=key.scores)
 
 
 async def _on(pool: ThreadPoolExecutor, function: Callable[[], ReturnT]) -> ReturnT:

@@ -20,6 +20,7 @@ class RequestRecord:
         bytes_in: Bytes of its body received so far.
         bytes_out: Bytes of the answer's body sent so far.
         status: Status of the answer; None as long as none was begun.
+        model: Which model answers, as `X-Model` says it; None if none is needed.
         problem: Which problem the answer tells of, as in `errors.Problem.slug`.
         image_size: (width, height) of the photo.
         mask_format: Format of the masks.
@@ -32,6 +33,7 @@ class RequestRecord:
     bytes_in: int = 0
     bytes_out: int = 0
     status: int | None = None
+    model: str | None = None
     problem: str | None = None
     image_size: tuple[int, int] | None = None
     mask_format: str | None = None

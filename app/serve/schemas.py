@@ -93,7 +93,9 @@ class Mask(BaseModel):
         examples=[(0, 180, 480, 180)],
     )
     score: float | None = Field(
-        None, description="Mean probability of the class over its mask, with `scores=true`."
+        None,
+        description="Mean probability of the class over its mask, with `scores=true`. How far to "
+        "trust it: `temperature` and `training.calibration` of `GET /model`.",
     )
     rle: Rle
 
@@ -183,6 +185,12 @@ class ModelDocument(BaseModel):
     classes: list[ClassDocument]
     training: dict[str, Any] = Field(
         description="How it was trained and its metrics on the validation split."
+    )
+    temperature: float = Field(
+        description="Logits are divided by it before they become the probabilities that `scores` "
+        "average; fitted on labelled photos, 1 if the model was not calibrated or none did "
+        "better. Masks do not depend on it.",
+        examples=[1.31],
     )
     device: str = Field(examples=["cuda:0"])
     precision: str = Field(examples=["bf16"])

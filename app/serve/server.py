@@ -3,7 +3,7 @@
 Bare uvicorn closes its listener at the first signal and lets the signal's default action end
 the process (exit code 143). Here the listener stays open for a while, so that a load balancer
 notices from `/health/ready` and whoever comes too late gets an answer; requests that were taken
-are finished; and the exit code is 0.
+are finished; and the exit code is 0. SIGHUP reloads the checkpoint.
 """
 
 import asyncio
@@ -12,6 +12,7 @@ import math
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -59,6 +60,14 @@ class DrainingServer(uvicorn.Server):
             yield
             return
         before = {number: signal.signal(number, self.handle_exit) for number in HANDLED_SIGNALS}
+        if sys.platform != "win32":  # which has no SIGHUP
+            loop = asyncio.get_running_loop()
+
+            def reload(sig: int, frame: FrameType | None) -> None:
+                # The signal may come in the middle of a callback.
+                loop.call_soon_threadsafe(self._service.reload)
+
+            before[signal.SIGHUP] = signal.signal(signal.SIGHUP, reload)
         try:
             yield
         finally:

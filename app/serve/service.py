@@ -1,8 +1,6 @@
 """What one process is doing: starting, ready, draining or failed, and the pipeline it runs."""
 
-import asyncio
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,12 +9,13 @@ from typing import Final
 
 import torch
 
-from app.inference.engine import Engine
+from app.inference.engine import DeviceLostError, Engine
 from app.serve.deadline import RequestScope
 from app.serve.errors import ModelDeadError, NotReadyError
 from app.serve.pipeline import Pipeline
 from app.serve.settings import Settings
 from app.serve.telemetry import Telemetry
+from app.serve.versions import Versions, model_label
 
 logger = logging.getLogger(__name__)
 
@@ -55,9 +54,13 @@ class Service:
     Args:
         settings: How to serve.
         telemetry: Where figures go.
-        load: Makes the engine; called in a thread of its own.
-        on_failure: Called in the event loop if the engine cannot be made. It must end the
+        load: Makes an engine; called in a thread of its own.
+        on_failure: Called in the event loop if the first engine cannot be made. It must end the
             process: one that never becomes ready helps nobody.
+
+    Attributes:
+        versions: The engine that serves, and the one that takes its place.
+        stuck: Whether a thread was still in torch when the service had stopped.
     """
 
     def __init__(
@@ -71,13 +74,13 @@ class Service:
         self.settings = settings
         self.telemetry = telemetry
         self.phase = Phase.STARTING
-        self.engine: Engine | None = None
+        self.versions = Versions(
+            self._load_engine, on_loaded=self._on_loaded, on_failed=self._on_load_failed
+        )
         self.stuck = False
         self._pipeline: Pipeline | None = None
         self._load = load
         self._on_failure = on_failure
-        # A daemon, so that a process told to stop need not wait for a checkpoint to load.
-        self._loader = threading.Thread(target=self._load_in_thread, name="load", daemon=True)
         self._began = time.monotonic()
         self._scopes: set[RequestScope] = set()
 
@@ -99,9 +102,14 @@ class Service:
         return self._pipeline
 
     @property
+    def engine(self) -> Engine | None:
+        """The engine for new requests, once there is one."""
+        return self.versions.engine
+
+    @property
     def model_label(self) -> str | None:
-        """Which model serves, as `X-Model` says it: its name and the start of its version."""
-        return f"{self.engine.card.name}@{self.engine.version[:12]}" if self.engine else None
+        """Which model serves, as `X-Model` says it."""
+        return model_label(self.engine) if self.engine else None
 
     def pipeline(self) -> Pipeline:
         """Return the pipeline for new work.
@@ -142,12 +150,24 @@ class Service:
 
     def start(self) -> None:
         """Begin to load the engine; returns at once. Needs a running event loop."""
-        self._loop = asyncio.get_running_loop()
-        self._loader.start()
+        self.versions.load()
+
+    def reload(self) -> None:
+        """Load the checkpoint again; once warm it takes the place of the one that serves.
+
+        Returns at once. While a checkpoint is being loaded the wish is kept and followed once.
+        If the file is bad, what serves goes on serving.
+        """
+        if self.phase in (Phase.DRAINING, Phase.FAILED) or not self.alive:
+            state = self.phase if self.phase is not Phase.READY else "dead"
+            logger.warning("not reloading: the server is %s", state)
+        else:
+            self.versions.load()
 
     def drain(self) -> None:
         """Take no new work from now on; what was taken goes on."""
         self.phase = Phase.DRAINING
+        self.versions.close()
 
     def refuse_unfinished_uploads(self) -> int:
         """Answer requests that are still being received with 503; return how many there were.
@@ -172,26 +192,47 @@ class Service:
 
     async def stop(self) -> None:
         """Close the pipeline; notes in `stuck` if a thread is still in torch after that."""
-        self.phase = Phase.DRAINING
-        self.stuck = self._loader.is_alive()
-        if self._pipeline is not None:
-            self.stuck = not await self._pipeline.close()
+        self.drain()
+        closed = self._pipeline is None or await self._pipeline.close()
+        self.stuck = self.versions.busy or not closed
 
-    def _load_in_thread(self) -> None:
-        try:
-            engine = self._load(self.settings)
-        except Exception as error:
-            self._loop.call_soon_threadsafe(self._fail, error)
-        else:
-            self._loop.call_soon_threadsafe(self._become_ready, engine)
+    def _load_engine(self) -> Engine:
+        if self.engine is not None:
+            path = self.settings.checkpoint
+            logger.info("reloading %s; %s serves meanwhile", path, self.model_label)
+        return self._load(self.settings)
+
+    def _on_loaded(self, engine: Engine, before: Engine | None) -> None:
+        if before is None:
+            self._become_ready(engine)
+            return
+        self._show_model(engine)
+        self.telemetry.count_reload("succeeded")
+        logger.info("reloaded: %s -> %s", model_label(before), model_label(engine))
+
+    def _on_load_failed(self, error: Exception) -> None:
+        if self._pipeline is None:
+            self._fail(error)
+            return
+        self.telemetry.count_reload("failed")
+        if isinstance(error, DeviceLostError):
+            # Lost for the engine that serves too, and nobody has noticed if there is no work.
+            logger.critical("reload failed, no more work can be done: %s", error)
+            self._pipeline.abandon()
+            return
+        expected = isinstance(error, ValueError | OSError | MemoryError | torch.OutOfMemoryError)
+        logger.error(
+            "reload failed, %s goes on serving: %s",
+            self.model_label,
+            str(error) or repr(error),
+            exc_info=None if expected else error,
+        )
 
     def _become_ready(self, engine: Engine) -> None:
-        if self.phase is not Phase.STARTING:
-            return  # told to stop while it loaded
         try:
-            self.engine = engine
-            self._pipeline = Pipeline(engine, self.settings, self.telemetry)
-            self._export_state(engine, self._pipeline)
+            self._pipeline = Pipeline(engine.device.type, self.settings, self.telemetry)
+            self._show_model(engine)
+            self._export_state(self._pipeline, engine.device)
         except Exception as error:
             # The loop would only log it, and the process stay "starting" for ever.
             self._fail(error)
@@ -201,16 +242,19 @@ class Service:
 
     def _fail(self, error: Exception) -> None:
         self.phase = Phase.FAILED
+        self.versions.close()
         self._on_failure(error)
 
-    def _export_state(self, engine: Engine, pipeline: Pipeline) -> None:
-        telemetry = self.telemetry
-        telemetry.show_model(
+    def _show_model(self, engine: Engine) -> None:
+        self.telemetry.show_model(
             name=engine.card.name,
             version=engine.version,
             device=str(engine.device),
             precision=engine.precision,
         )
+
+    def _export_state(self, pipeline: Pipeline, device: torch.device) -> None:
+        telemetry = self.telemetry
         telemetry.show(
             "fcn_queue_depth", "Photos that wait for the device.", lambda: pipeline.depth
         )
@@ -229,8 +273,7 @@ class Service:
             "Bytes of uploads held and not yet decoded, with 64 KiB for each.",
             lambda: pipeline.uploads.held,
         )
-        if engine.device.type == "cuda":
-            device = engine.device
+        if device.type == "cuda":
             telemetry.show(
                 "fcn_device_memory_allocated_bytes",
                 "Device memory in use by tensors.",

@@ -56,7 +56,8 @@ class Settings(BaseSettings):
 
     checkpoint: Path = Field(
         DEFAULT_CHECKPOINT,
-        description="Checkpoint to serve; a relative path starts at the working directory.",
+        description="Checkpoint to serve, read again on SIGHUP; a relative path starts at the "
+        "working directory.",
         json_schema_extra={"unit": "path"},
     )
     device: str = Field(

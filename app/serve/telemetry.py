@@ -4,7 +4,7 @@ All figures are of one process; run one process per device.
 """
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Literal, get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -23,6 +23,8 @@ UNMATCHED: Final = "unmatched"
 
 UNANSWERED: Final = "unanswered"
 """Status label of requests that were cancelled before their answer, on a forced shutdown."""
+
+ReloadOutcome = Literal["succeeded", "failed"]
 
 _SECONDS: Final = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
@@ -82,6 +84,20 @@ class Telemetry:
         self._batch_failures = Counter(
             "fcn_batch_failures", "Batches whose forward failed.", registry=self.registry
         )
+        self._model_info = Gauge(
+            "fcn_model_info",
+            "Which model serves; always 1.",
+            ["name", "version", "device", "precision"],
+            registry=self.registry,
+        )
+        self._reloads = Counter(
+            "fcn_reloads",
+            "Reloads of the checkpoint; after one that failed, the model before it serves on.",
+            ["outcome"],
+            registry=self.registry,
+        )
+        for outcome in get_args(ReloadOutcome):
+            self._reloads.labels(outcome)  # a rate needs the zero before the first
 
     def observe_request(self, route: str, record: RequestRecord, seconds: float) -> None:
         """Count a request that has been answered."""
@@ -101,14 +117,13 @@ class Telemetry:
             self._batch_failures.inc()
 
     def show_model(self, *, name: str, version: str, device: str, precision: str) -> None:
-        """Export which model serves, on what."""
-        info = Gauge(
-            "fcn_model_info",
-            "Which model serves; always 1.",
-            ["name", "version", "device", "precision"],
-            registry=self.registry,
-        )
-        info.labels(name, version, device, precision).set(1)
+        """Export which model serves, on what; the one before it is shown no longer."""
+        self._model_info.clear()
+        self._model_info.labels(name, version, device, precision).set(1)
+
+    def count_reload(self, outcome: ReloadOutcome) -> None:
+        """Count a reload that has come to its end."""
+        self._reloads.labels(outcome).inc()
 
     def show(self, name: str, help_text: str, value: Callable[[], float]) -> None:
         """Export a figure that is read when the metrics are."""

@@ -15,6 +15,7 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from pycocotools import mask as coco
 
 START_S = 120
 """Longest time from start to ready; torch alone takes seconds to import."""
@@ -59,6 +60,21 @@ class Server:
 def decode_png(body: bytes) -> NDArray[np.uint8]:
     with Image.open(io.BytesIO(body)) as image:
         return np.array(image)
+
+
+def label_map_from_rle(document: dict) -> NDArray[np.uint8]:
+    """Paint the decoded masks of an RLE answer into one label map."""
+    size = (document["image"]["height"], document["image"]["width"])
+    label_map = np.full(size, 255, np.uint8)
+    for entry in document["masks"]:
+        rle = entry["rle"]
+        if isinstance(rle["counts"], list):
+            rle = coco.frPyObjects(rle, *size)
+        mask = coco.decode(rle).astype(bool)
+        assert mask.sum() == entry["area"]
+        assert (label_map[mask] == 255).all()
+        label_map[mask] = entry["class_id"]
+    return label_map
 
 
 @contextmanager

@@ -7,10 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from live_server import Server, decode_png, running_server
-from numpy.typing import NDArray
+from live_server import Server, decode_png, label_map_from_rle, running_server
 from PIL import Image, ImageOps
-from pycocotools import mask as coco
 
 from app.inference.engine import Engine
 
@@ -19,21 +17,6 @@ def encode(image: Image.Image, format: str = "PNG", **options: object) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format, **options)
     return buffer.getvalue()
-
-
-def label_map_from_rle(document: dict) -> NDArray[np.uint8]:
-    """Paint the decoded masks of an RLE answer into one label map."""
-    size = (document["image"]["height"], document["image"]["width"])
-    label_map = np.full(size, 255, np.uint8)
-    for entry in document["masks"]:
-        rle = entry["rle"]
-        if isinstance(rle["counts"], list):
-            rle = coco.frPyObjects(rle, *size)
-        mask = coco.decode(rle).astype(bool)
-        assert mask.sum() == entry["area"]
-        assert (label_map[mask] == 255).all()
-        label_map[mask] = entry["class_id"]
-    return label_map
 
 
 @pytest.mark.parametrize("size", [(1, 1), (37, 211), (211, 37), (640, 480), (1920, 1080)])

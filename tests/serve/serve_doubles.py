@@ -1,7 +1,7 @@
 """An engine that costs nothing, photos whose masks are known, and a server process around it.
 
 `python serve_doubles.py GATE` serves it with FCN_* settings; forwards wait until the file GATE
-exists.
+exists, and loading until there is a file at FCN_CHECKPOINT.
 """
 
 import io
@@ -74,6 +74,7 @@ class EngineDouble:
         architecture=Architecture(),
         classes=CLASSES,
         training={"val": {"mean_iu": 0.5}},
+        temperature=1.25,
     )
     version = VERSION
     device = Device()
@@ -144,4 +145,9 @@ if __name__ == "__main__":
     settings = load_settings()
     configure_logging(settings.log_format)
     engine = EngineDouble(FileGate(sys.argv[1]))
-    sys.exit(serve(settings, bind(settings.host, settings.port), load=lambda _: engine))
+
+    def load(settings):
+        assert FileGate(settings.checkpoint).wait(10 * PATIENCE_S)
+        return engine
+
+    sys.exit(serve(settings, bind(settings.host, settings.port), load=load))

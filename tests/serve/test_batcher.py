@@ -1,8 +1,10 @@
 """The batcher with a device double whose runs the test lets go one by one."""
 
 import asyncio
+import gc
 import sys
 import threading
+import weakref
 from contextlib import asynccontextmanager
 
 import pytest
@@ -187,6 +189,25 @@ async def test_what_expires_in_the_queue_is_dropped_before_compute():
             await late
         await first
     assert device.runs == [("k", [0]), ("k", [2])]
+
+
+async def test_an_idle_thread_holds_nothing_that_expired():
+    class Payload:
+        pass
+
+    clock = Clock()
+    async with batching(Device(), clock=clock) as batcher:
+        payload = Payload()
+        gone = weakref.ref(payload)
+        too_late = submit(batcher, payload, deadline=-1)
+        del payload
+        (error,) = await asyncio.gather(too_late, return_exceptions=True)
+        assert isinstance(error, DeadlineExceededError)
+        del error, too_late
+        async with asyncio.timeout(PATIENCE_S):
+            while gone() is not None:
+                gc.collect()  # the error's own frames
+                await asyncio.sleep(0.01)
 
 
 async def test_a_cancelled_item_leaves_the_queue_at_once():

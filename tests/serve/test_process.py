@@ -25,6 +25,8 @@ PNG = encode(PHOTO)
 NEVER_S = 3600
 """For a setting in seconds that must not be what ends a wait: longer than any test."""
 
+needs_hangup = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGHUP")
+
 
 class Process:
     """A server process, and what it has logged so far."""
@@ -105,11 +107,12 @@ def serving_double(*, held=False, **settings):
     """Serve the double; while `held`, a forward waits for `process.gate.touch()`."""
     settings = {"port": 0, "drain_s": NEVER_S, "request_timeout_s": NEVER_S} | settings
     with tempfile.TemporaryDirectory() as folder:
-        gate = Path(folder, "gate")
+        gate, checkpoint = Path(folder, "gate"), Path(folder, "checkpoint")
+        checkpoint.touch()
         if not held:
             gate.touch()
-        with running([str(DOUBLE), str(gate)], **settings) as process:
-            process.gate = gate
+        with running([str(DOUBLE), str(gate)], checkpoint=checkpoint, **settings) as process:
+            process.gate, process.checkpoint = gate, checkpoint
             process.url = process.until_logged(r"listening on (http://127.0.0.1:\d+)")[1]
             process.until_logged(r"ready: double@")
             yield process
@@ -179,6 +182,30 @@ def test_a_second_signal_stops_at_once():
         process.until_logged("draining")
         process.popen.send_signal(signal.SIGTERM)
         assert process.wait() == 128 + signal.SIGTERM
+
+
+@needs_hangup
+def test_a_hangup_reloads_and_loses_nothing():
+    with ThreadPoolExecutor(8) as clients, serving_double(held=True, batch_images=2) as process:
+        taken = [clients.submit(process.post, PNG, "?format=grey") for _ in range(8)]
+        process.until_taken(8)
+        process.popen.send_signal(signal.SIGHUP)
+        process.until_logged(r"reloaded: double@\w{12} -> double@\w{12}")
+        process.gate.touch()
+        assert_masks([answer.result() for answer in taken])
+        assert_masks([process.post(PNG, "?format=grey")])
+    assert "Traceback" not in process.log
+
+
+@needs_hangup
+def test_sigterm_during_a_reload_ends_it_with_exit_code_0():
+    with serving_double(drain_grace_s=0) as process:
+        process.checkpoint.unlink()  # the load waits for it
+        process.popen.send_signal(signal.SIGHUP)
+        process.until_logged("reloading")
+        process.popen.send_signal(signal.SIGTERM)
+        assert process.wait() == 0
+    assert "Traceback" not in process.log
 
 
 def test_what_cannot_be_finished_in_time_is_told_so():

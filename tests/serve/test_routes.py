@@ -114,6 +114,7 @@ async def test_model_lists_classes_architecture_and_training(serving):
     assert document["version"] == VERSION
     assert document["architecture"]["variant"] == "fcn8s"
     assert document["training"] == {"val": {"mean_iu": 0.5}}
+    assert document["temperature"] == 1.25
     assert document["classes"][2] == {"index": 2, "name": "car", "color": "#400080"}
     assert len(document["classes"]) == len(CLASSES)
 

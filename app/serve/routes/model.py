@@ -2,11 +2,13 @@
 
 from dataclasses import asdict
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 
 from app.serve.errors import openapi_responses
+from app.serve.record import record_of
 from app.serve.routes.dependencies import ServiceDependency
 from app.serve.schemas import ClassDocument, ModelDocument
+from app.serve.versions import model_label
 
 router = APIRouter(tags=["model"])
 
@@ -17,9 +19,10 @@ router = APIRouter(tags=["model"])
     summary="The model that serves",
     responses=openapi_responses(503),
 )
-async def model(service: ServiceDependency) -> ModelDocument:
+async def model(request: Request, service: ServiceDependency) -> ModelDocument:
     """Classes with their colours, architecture, version, and how the model was trained."""
     engine = service.loaded_engine()
+    record_of(request).model = model_label(engine)
     return ModelDocument(
         name=engine.card.name,
         version=engine.version,
@@ -29,6 +32,7 @@ async def model(service: ServiceDependency) -> ModelDocument:
             for index, info in enumerate(engine.card.classes)
         ],
         training=engine.card.training,
+        temperature=engine.card.temperature,
         device=str(engine.device),
         precision=engine.precision,
     )

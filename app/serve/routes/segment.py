@@ -1,5 +1,6 @@
 """`POST /segment`: a photo in, masks out."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Request
@@ -16,6 +17,8 @@ from app.serve.routes.dependencies import ServiceDependency
 from app.serve.schemas import SegmentQuery
 from app.serve.service import Phase, Service
 from app.serve.uploads import IMAGE_FIELD, announced_length, discard_body, receive_image
+from app.serve.versions import model_label
+from model import ClassInfo
 
 router = APIRouter(tags=["segmentation"])
 
@@ -53,7 +56,7 @@ _MASKS: Final[dict[str, Any]] = {
             "schema": {"type": "string"},
         },
         "X-Model": {
-            "description": "Name and start of the version of the model.",
+            "description": "Name and start of the version of the model that made the masks.",
             "schema": {"type": "string"},
         },
         "Server-Timing": {
@@ -112,19 +115,27 @@ async def segment(
 async def _segment(
     request: Request, query: SegmentQuery, service: Service, scope: RequestScope
 ) -> Rendered:
-    """Do the cheap checks first, so that a request that must fail costs little."""
+    """Do the cheap checks first, so that a request that must fail costs little.
+
+    From the first of them to the answer the request sees one engine: classes may change with
+    the next.
+    """
     pipeline = await _pipeline(request, service)
-    wanted = _wanted(query, request.headers.get("accept"), service)
-    pipeline.admission.check()
     record = record_of(request)
-    record.mask_format = wanted.format
-    limit = service.settings.max_bytes
-    announced = announced_length(request.headers.get("content-length"), limit=limit)
-    with pipeline.uploads.open(announced) as upload:
-        content_type = request.headers.get("content-type")
-        await receive_image(request.receive, content_type, upload, limit=limit)
-        scope.watch(request.receive)
-        return await pipeline.segment(upload, wanted, deadline=scope.deadline, record=record)
+    with service.versions.in_use() as engine:
+        record.model = model_label(engine)
+        wanted = _wanted(query, request.headers.get("accept"), engine.card.classes)
+        pipeline.admission.check()
+        record.mask_format = wanted.format
+        limit = service.settings.max_bytes
+        announced = announced_length(request.headers.get("content-length"), limit=limit)
+        with pipeline.uploads.open(announced) as upload:
+            content_type = request.headers.get("content-type")
+            await receive_image(request.receive, content_type, upload, limit=limit)
+            scope.watch(request.receive)
+            return await pipeline.segment(
+                upload, wanted, engine, deadline=scope.deadline, record=record
+            )
 
 
 async def _pipeline(request: Request, service: Service) -> Pipeline:
@@ -138,10 +149,10 @@ async def _pipeline(request: Request, service: Service) -> Pipeline:
         raise
 
 
-def _wanted(query: SegmentQuery, accept: str | None, service: Service) -> Wanted:
+def _wanted(query: SegmentQuery, accept: str | None, classes: Sequence[ClassInfo]) -> Wanted:
     return Wanted(
         format=query.format or choose_format(accept),
-        class_ids=class_ids(query.classes, service.loaded_engine().card.classes),
+        class_ids=class_ids(query.classes, classes),
         counts=query.rle,
         scale=query.scale,
         scores=query.scores,
