@@ -7,9 +7,11 @@ from typing import Final
 COMMANDS: Final = {
     "train": "train an FCN on labelled images",
     "evaluate": "measure a checkpoint on a labelled split",
+    "calibrate": "fit the temperature that makes a checkpoint's probabilities come true",
     "predict": "write masks for image files",
     "convert": "make a checkpoint of the paper's published weights",
     "export": "write a checkpoint's network as ONNX or torch.export",
+    "bench": "measure the service under load, beside the engine alone and other servers",
     "serve": "answer POST /segment over HTTP",
 }
 """Command -> what it does. A command's module is imported only when it runs."""
@@ -29,7 +31,7 @@ def main() -> int:
             f"fcn: error: unknown command {name!r}; known: {', '.join(COMMANDS)}", file=sys.stderr
         )
         return 2
-    package = name in ("train", "serve")
+    package = name in ("train", "bench", "serve")
     module = importlib.import_module(f"app.{name}.__main__" if package else f"app.{name}")
     del sys.argv[1]
     result: int = module.main()

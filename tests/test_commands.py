@@ -92,7 +92,7 @@ def test_fcn_names_its_commands(
     printed = capsys.readouterr().out
     assert all(
         command in printed
-        for command in ("train", "evaluate", "calibrate", "predict", "export", "serve")
+        for command in ("train", "evaluate", "calibrate", "predict", "export", "serve", "bench")
     )
 
 
@@ -105,7 +105,7 @@ def test_fcn_refuses_an_unknown_command(
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "evaluate", "calibrate", "predict", "export", "serve"]
+    "command", ["train", "evaluate", "calibrate", "predict", "export", "serve", "bench"]
 )
 def test_every_command_helps_with_an_example(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str

@@ -1,0 +1,1 @@
+"""`python -m app.bench`: how fast the service is, measured by a load beside what could be had."""
