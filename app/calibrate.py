@@ -1,7 +1,6 @@
 """`python -m app.calibrate`: how well a checkpoint knows, and the temperature that mends it."""
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,14 +10,14 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
-from app.cli import add_checkpoint, add_device, load_engine, parser, run
+from app.cli import add_checkpoint, add_device, check_places, load_engine, parser, run
 from app.errors import UsageError
-from app.evaluate import add_labelled_split, check_places, open_labelled_split
-from app.inference.engine import Engine, load_versioned
+from app.evaluate import add_labelled_split, open_labelled_split
+from app.inference.engine import Engine
 from app.train.calibration import Calibration, calibrate
 from app.train.report import draw_reliability
 from model import save_with_card
-from model.files import write_atomically
+from model.files import sha256, write_json
 
 
 def _table(calibration: Calibration, title: str) -> Table:
@@ -36,11 +35,10 @@ def _save(calibration: Calibration, engine: Engine, options: argparse.Namespace)
     Raises:
         UsageError: If the file is no longer the one that was measured; training replaces it.
     """
-    _, card, version = load_versioned(options.checkpoint)
-    if version != engine.version:
+    if sha256(options.checkpoint) != engine.version:
         raise UsageError(f"{options.checkpoint} changed while it was measured: start again")
     source = {"dataset": options.dataset, "split": options.split}
-    save_with_card(options.checkpoint, options.out, calibration.completed(card, source))
+    save_with_card(options.checkpoint, options.out, calibration.completed(engine.card, source))
 
 
 def _write_figures(calibration: Calibration, engine: Engine, options: argparse.Namespace) -> None:
@@ -54,8 +52,7 @@ def _write_figures(calibration: Calibration, engine: Engine, options: argparse.N
         "bins_before": calibration.before.bins_to_json(),
         "bins_after": calibration.after.bins_to_json(),
     }
-    text = json.dumps(values, indent=2) + "\n"
-    write_atomically(options.json, lambda path: path.write_text(text))
+    write_json(options.json, values)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -189,6 +189,26 @@ def resolve_compute(device: str, precision: str) -> Compute:
         raise UsageError(str(error)) from None
 
 
+def check_places(*files: Path | None, report: Path | None = None) -> None:
+    """Refuse results that could not be written, before hours are spent on them.
+
+    Args:
+        files: Files that will be written, if asked for.
+        report: Folder that will be made, if asked for.
+
+    Raises:
+        UsageError: If a folder is missing or something is in the way.
+    """
+    for path in (*files, report):
+        if path and not path.parent.is_dir():
+            raise UsageError(f"{path.parent}: no such folder")
+    for path in files:
+        if path and path.is_dir():
+            raise UsageError(f"{path} is a folder; give the file's own name")
+    if report and report.exists() and not report.is_dir():
+        raise UsageError(f"{report}: not a folder")
+
+
 def run(main: Callable[[], int | None]) -> int:
     """Run a command and turn what its user can mend into one line and exit code 2.
 

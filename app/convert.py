@@ -1,6 +1,5 @@
 """`python -m app.convert`: the FCN paper's published weights -> a checkpoint."""
 
-import hashlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,13 +7,14 @@ from typing import Final, NamedTuple
 
 import torch
 
-from app.cli import model_name, parser, run
+from app.cli import check_places, model_name, parser, run
 from app.errors import UsageError
 from app.inference.device import DTYPES
 from app.train.datasets import read_classes
 from model import Card, ClassInfo, save_checkpoint
 from model.caffemodel import PublishedWeightsError
 from model.class_lists import NYUD_CLASSES, SIFT_FLOW_CLASSES, VOC_CLASSES
+from model.files import sha256
 from model.published import (
     NETS,
     NYUD_MEAN,
@@ -67,8 +67,7 @@ def convert(
         OSError: If a file cannot be read or written.
     """
     task = _named_task(classes) if classes is not None else None
-    with open(source, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = sha256(source)
     try:
         published = read_published(source, net=net)
     except PublishedWeightsError as error:
@@ -162,10 +161,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = arguments.parse_args(argv)
 
     def convert_command() -> int:
-        if not options.out.parent.is_dir():
-            raise UsageError(f"{options.out.parent}: no such folder")
-        if options.out.is_dir():
-            raise UsageError(f"{options.out} is a folder; --out is the checkpoint's own name")
+        check_places(options.out)
         if options.out.exists() and options.out.samefile(options.source):
             raise UsageError(f"{options.source} would be overwritten; give another --out")
         line = convert(

@@ -1,7 +1,6 @@
 """`python -m app.evaluate`: the paper's four metrics and the boundary F on a labelled split."""
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from app.cli import (
     add_data,
     add_device,
     add_split_options,
+    check_places,
     integer,
     load_engine,
     number,
@@ -30,7 +30,7 @@ from app.train.datasets import DATASETS, SPLITS, LabelledImages, open_dataset
 from app.train.evaluation import Evaluation, evaluate
 from app.train.report import draw_confusion, draw_worst
 from model import Card
-from model.files import write_atomically
+from model.files import write_json
 
 T = TypeVar("T", int, float)
 
@@ -118,26 +118,6 @@ def _cell(value: float) -> str:
     return "-" if np.isnan(value) else f"{value:.4f}"
 
 
-def check_places(*files: Path | None, report: Path | None) -> None:
-    """Refuse results that could not be written, before hours are spent on them.
-
-    Args:
-        files: Files that will be written, if asked for.
-        report: Folder that will be made, if asked for.
-
-    Raises:
-        UsageError: If a folder is missing or something is in the way.
-    """
-    for path in (*files, report):
-        if path and not path.parent.is_dir():
-            raise UsageError(f"{path.parent}: no such folder")
-    for path in files:
-        if path and path.is_dir():
-            raise UsageError(f"{path} is a folder; give the file's own name")
-    if report and report.exists() and not report.is_dir():
-        raise UsageError(f"{report}: not a folder")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point."""
     arguments = parser(
@@ -203,8 +183,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 **evaluation.confusion.metrics().to_json(class_names),
                 **evaluation.boundary.to_json(class_names),
             }
-            text = json.dumps(values, indent=2) + "\n"
-            write_atomically(options.json, lambda path: path.write_text(text))
+            write_json(options.json, values)
         if options.report:
             options.report.mkdir(exist_ok=True)
             counts = evaluation.confusion.counts

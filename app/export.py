@@ -20,7 +20,7 @@ from torch.export import Dim, ExportedProgram
 from torch.fx.experimental import _config as shape_config
 from torch.nn import functional as F
 
-from app.cli import add_checkpoint, parser, run
+from app.cli import add_checkpoint, check_places, parser, run
 from app.errors import UsageError
 from app.inference.engine import fold_batch_norms, load_versioned
 from model import FCN, Card
@@ -302,10 +302,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = arguments.parse_args(argv)
 
     def export_command() -> int:
-        if not options.out.parent.is_dir():
-            raise UsageError(f"{options.out.parent}: no such folder")
-        if options.out.is_dir():
-            raise UsageError(f"{options.out} is a folder; --out is the file's own name")
+        check_places(options.out)
         if options.out.exists() and options.out.samefile(options.checkpoint):
             raise UsageError(f"{options.checkpoint} would be overwritten; give another --out")
         print(

@@ -6,7 +6,15 @@ from pathlib import Path
 from typing import Final
 
 from app.bench.photos import FILE_FORMATS, parse_sizes
-from app.cli import OneLineParser, add_checkpoint, add_device, integer, number, parser
+from app.cli import (
+    OneLineParser,
+    add_checkpoint,
+    add_device,
+    check_places,
+    integer,
+    number,
+    parser,
+)
 from app.errors import UsageError
 from app.inference.render import MaskFormat
 
@@ -149,8 +157,7 @@ def check_options(options: argparse.Namespace) -> None:
         UsageError: If options contradict one another, or a folder or LitServe is missing.
         OSError: If the checkpoint cannot be read.
     """
-    if options.json and not options.json.parent.is_dir():
-        raise UsageError(f"{options.json.parent}: no such folder")
+    check_places(options.json)
     if options.null and options.engine:
         raise UsageError("--null has no engine that could be measured alone: leave out --engine")
     if options.compare and (options.format, options.upload) != ("png", "multipart"):

@@ -1,7 +1,6 @@
 """Everything a run found, what follows from it, and its JSON."""
 
 import dataclasses
-import json
 import os
 import statistics
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ from app.bench.machine import describe_machine
 from app.bench.photos import Photo
 from app.bench.results import TOTAL, Line, fit_sizes, medians
 from app.bench.rounds import Contestant, Ratios, compare
-from model.files import write_atomically
+from model.files import write_json
 
 
 @dataclass(frozen=True)
@@ -58,8 +57,7 @@ class Report:
         Raises:
             OSError: If it cannot be written.
         """
-        text = json.dumps(self.to_json(), indent=2) + "\n"
-        write_atomically(path, lambda place: place.write_text(text))
+        write_json(path, self.to_json())
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as JSON values; times are in milliseconds."""

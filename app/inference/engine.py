@@ -1,7 +1,6 @@
 """The engine: photos of one shape in, label maps out, as fast as the device allows."""
 
 import copy
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from app.inference.decode import resize, scaled_size
 from app.inference.device import choose_compute
 from model import FCN, Card, load_checkpoint
+from model.files import sha256
 
 WARM_UP_SIZES: Final = ((360, 480),)
 """(height, width) of the photos that warm an engine up by default."""
@@ -238,8 +238,7 @@ def load_versioned(checkpoint: Path) -> tuple[FCN, Card, str]:
     """
     while True:
         before = _identity(checkpoint)
-        with open(checkpoint, "rb") as file:
-            version = hashlib.file_digest(file, "sha256").hexdigest()
+        version = sha256(checkpoint)
         net, card = load_checkpoint(checkpoint)
         # Training may replace the file between the two: the version must be the weights'.
         if _identity(checkpoint) == before:

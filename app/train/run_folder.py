@@ -10,7 +10,7 @@ import torch
 
 from app.errors import UsageError
 from model import FCN, Card, save_checkpoint
-from model.files import write_atomically
+from model.files import write_atomically, write_json
 
 
 class RunFolder:
@@ -42,8 +42,7 @@ class RunFolder:
                 f"{self.path} already holds a run: continue it with --resume, or give another --out"
             )
         self.path.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(config, indent=2) + "\n"
-        write_atomically(self.config, lambda path: path.write_text(text))
+        write_json(self.config, config)
 
     def clear_leftovers(self) -> None:
         """Remove files that a killed process was still writing."""
