@@ -108,6 +108,9 @@ def _train(options: argparse.Namespace, compute: Compute, processes: Processes) 
 
 
 def _open_splits(options: argparse.Namespace, report: Report = refuse) -> dict[str, LabelledImages]:
+    wanted = {"train": options.train_split, "val": options.val_split}
+    if options.leave_out is not None:
+        del wanted["val"]  # a part of train is judged on instead: there need not be any other
     splits = {
         part: open_dataset(
             options.dataset,
@@ -118,7 +121,7 @@ def _open_splits(options: argparse.Namespace, report: Report = refuse) -> dict[s
             download=options.download,
             report=report,
         )
-        for part, split in (("train", options.train_split), ("val", options.val_split))
+        for part, split in wanted.items()
     }
     if options.leave_out is not None:
         splits = leave_out(splits["train"], options.leave_out)

@@ -95,6 +95,7 @@ RECIPES: Final = {
         scale=(0.55, 1.15),
         color_jitter=0.2,
         distortion=0.15,
+        pasting=0.5,
         weight_decay=0.02,
         class_weighting=1.02,
         dice=1.0,
