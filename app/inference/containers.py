@@ -12,19 +12,16 @@ Damage is none of this module's business where it can leave it to the decoder: a
 too early is passed on as far as it goes.
 """
 
-import re
 import struct
 from dataclasses import dataclass
 from typing import Final
 
 from app.inference.image_errors import BrokenImage, UnknownFormat
+from app.inference.jpeg import trim
 from app.inference.tiff import exif_orientation, first_image_only
 
 MAX_PARTS: Final = 65_536
-"""Chunks, segments, blocks or strips in a file. A 100-megapixel PNG has about 40,000 chunks."""
-
-MAX_SCANS: Final = 100
-"""Scans in a JPEG: libtiff's limit too. Encoders write about ten."""
+"""Chunks or blocks in a file. A 100-megapixel PNG has about 40,000 chunks."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +33,14 @@ class Container:
         data: The file.
         orientation: The EXIF orientation that was cut off, 1 to 8; None where it is still inside.
         canvas: Width and height, where the decoder allocates before it tells them.
+        jpeg_size: Width and height as stored, where `jpeg.decode` reads the file.
     """
 
     format: str
     data: bytes
     orientation: int | None = None
     canvas: tuple[int, int] | None = None
+    jpeg_size: tuple[int, int] | None = None
 
 
 FORMATS: Final = ("JPEG", "PNG", "WebP", "BMP", "TIFF", "GIF", "AVIF")
@@ -57,7 +56,8 @@ def open_container(data: bytes) -> Container:
     """
     match sniff(data):
         case "JPEG":
-            return _jpeg(data)
+            jpeg = trim(data)
+            return Container("JPEG", jpeg.data, jpeg.orientation, jpeg_size=jpeg.size)
         case "PNG":
             return _png(data)
         case "GIF":
@@ -100,57 +100,6 @@ def sniff(data: bytes) -> str | None:
 
 def _refuse_parts(format_: str, parts: str) -> BrokenImage:
     return BrokenImage(f"The {format_} file has more than {MAX_PARTS:,} {parts}; save it anew.")
-
-
-# JPEG: ITU-T T.81, annex B.
-
-# A marker is 0xff and a code. 0 escapes a 0xff among compressed data, 0xd0 to 0xd7 restart it.
-_JPEG_MARKER: Final = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
-_START_OF_SCAN: Final = 0xDA
-_END_OF_IMAGE: Final = 0xD9
-_WITHOUT_CONTENT: Final = (0x01, 0xD8)
-_EXIF_SEGMENT: Final = 0xE1
-# Application segments and comments, but for JFIF and Adobe: those two tell the colour space.
-_JPEG_METADATA: Final = frozenset({*range(0xE1, 0xF0), 0xFE}) - {0xEE}
-
-
-def _jpeg(data: bytes) -> Container:
-    kept = []
-    keep_from = 0
-    orientation = 1
-    seen_exif = False
-    scans = 0
-    position = 2
-    for _ in range(MAX_PARTS):
-        marker = _JPEG_MARKER.search(data, position)
-        if marker is None:
-            break
-        code = marker[1][0]
-        position = marker.end()
-        if code == _END_OF_IMAGE:
-            # Behind it lie an MPO's further pictures or a phone's video.
-            data = data[:position]
-            break
-        if code in _WITHOUT_CONTENT:
-            continue
-        length = int.from_bytes(data[position : position + 2])
-        content, position = position + 2, position + max(length, 2)
-        if code in _JPEG_METADATA:
-            if code == _EXIF_SEGMENT and not seen_exif and data.startswith(b"Exif\0\0", content):
-                seen_exif = True
-                orientation = exif_orientation(data[content:position])
-            kept.append(data[keep_from : marker.start()])
-            keep_from = position
-        elif code == _START_OF_SCAN:
-            scans += 1
-            if scans > MAX_SCANS:
-                raise BrokenImage(
-                    f"The JPEG file has more than {MAX_SCANS} scans; save it anew as baseline."
-                )
-    else:
-        raise _refuse_parts("JPEG", "segments")
-    kept.append(data[keep_from:])
-    return Container("JPEG", b"".join(kept), orientation)
 
 
 # PNG: https://www.w3.org/TR/png-3/, chapter 5.

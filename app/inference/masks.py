@@ -48,8 +48,9 @@ def select(label_map: LabelMap, class_ids: Collection[int] | None) -> LabelMap:
 
 def palette_png(label_map: LabelMap, classes: Sequence[ClassInfo]) -> bytes:
     """Encode a label map, HxW, as a PNG whose palette index is the class; void is transparent."""
-    # Void needs all 256 palette entries, 1 kB: only where there is void.
-    transparent = VOID if VOID in label_map else None
+    # Void needs all 256 palette entries, 1 kB: only where there is void. It is the highest of
+    # all labels, and NumPy finds the highest four times faster than any given one.
+    transparent = VOID if label_map.max() == VOID else None
     return encode_palette_png(label_map, [c.color for c in classes], transparent=transparent)
 
 
@@ -72,7 +73,9 @@ def zip_of_masks(
         classes: All classes, in index order.
         class_ids: Leave out all others.
     """
-    present = np.flatnonzero(np.bincount(label_map.ravel(), minlength=256)[: len(classes)])
+    # np.bincount would widen every label to 64 bits first.
+    histogram = Image.fromarray(label_map).histogram()
+    present = np.flatnonzero(histogram[: len(classes)])
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as file:
         for class_id in present.tolist():
@@ -83,7 +86,8 @@ def zip_of_masks(
             entry.compress_type = zipfile.ZIP_STORED
             entry.create_system = _UNIX
             entry.external_attr = _READABLE_FILE
-            mask = np.where(label_map == class_id, np.uint8(255), np.uint8(0))
+            # 0 stays 0, and -1 is 255.
+            mask = np.negative((label_map == class_id).view(np.uint8))
             file.writestr(entry, encode_grey_png(mask))
     return archive.getvalue()
 

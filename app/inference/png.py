@@ -6,6 +6,7 @@ turns the insides of segments into zeros, and deflates with Intel ISA-L. Format:
 specification, third edition, https://www.w3.org/TR/png-3/.
 """
 
+import itertools
 import struct
 from collections.abc import Sequence
 from typing import Any, Final
@@ -47,9 +48,8 @@ def encode_palette_png(
         raise ValueError(f"a PNG palette has at most 256 colours, not {len(palette)}")
     # An index without an entry is an error to PNG readers.
     highest = max(int(label_map.max()), transparent or 0)
-    entries = np.zeros((max(len(palette), highest + 1), 3), np.uint8)
-    entries[: len(palette)] = np.reshape(palette, (-1, 3))
-    extra = _chunk(b"PLTE", entries.tobytes())
+    entries = bytes(itertools.chain.from_iterable(palette)).ljust(3 * (highest + 1), b"\0")
+    extra = _chunk(b"PLTE", entries)
     if transparent is not None:
         # Entries that tRNS does not reach are opaque.
         extra += _chunk(b"tRNS", b"\xff" * transparent + b"\x00")

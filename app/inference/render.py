@@ -107,8 +107,13 @@ def mask_entries(
         compressed: Whether counts are COCO's compressed string or a list.
     """
     height, width = segmentation.label_map.shape
+    masks_found = rle.encode_runs(segmentation.label_map, classes=selected)
+    all_counts = [runs.counts for runs in masks_found]
+    written: list[Any] = (
+        rle.compress_each(all_counts) if compressed else [counts.tolist() for counts in all_counts]
+    )
     entries = []
-    for runs in rle.encode_runs(segmentation.label_map, classes=selected):
+    for runs, counts in zip(masks_found, written, strict=True):
         info = classes[runs.class_id]
         entry: dict[str, Any] = {
             "class_id": runs.class_id,
@@ -117,12 +122,9 @@ def mask_entries(
             "area": runs.area,
             "fraction": runs.area / (height * width),
             "bbox": runs.bbox,
-            "rle": {
-                "size": (height, width),
-                "counts": rle.compress(runs.counts) if compressed else runs.counts.tolist(),
-            },
         }
         if segmentation.scores is not None and not math.isnan(segmentation.scores[runs.class_id]):
             entry["score"] = round(float(segmentation.scores[runs.class_id]), 6)
+        entry["rle"] = {"size": (height, width), "counts": counts}
         entries.append(entry)
     return entries

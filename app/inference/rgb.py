@@ -99,7 +99,8 @@ def pixels_of(image: Image.Image) -> Bytes:
     rows = max(1, _BAND_BYTES // (width * samples))
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
-        pixels[top:bottom] = np.asarray(image.crop((0, top, width, bottom)))
+        band = image if rows >= height else image.crop((0, top, width, bottom))
+        pixels[top:bottom] = np.asarray(band)
     return pixels
 
 

@@ -6,7 +6,8 @@ and the areas are exactly those of pycocotools (`maskApi.c`, https://github.com/
 but all classes come from one pass over the label map instead of one pass a class.
 """
 
-from collections.abc import Collection
+import itertools
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -63,69 +64,101 @@ def encode_runs(
             f"expected a label map, HxW uint8 with at least one pixel, got {label_map.dtype} "
             f"of shape {label_map.shape}"
         )
-    height = label_map.shape[0]
-    columns = label_map.T.ravel()
-    starts = np.concatenate(([0], np.flatnonzero(columns[1:] != columns[:-1]) + 1))
-    ends = np.append(starts[1:], columns.size)
-    labels = columns[starts]
+    height, width = label_map.shape
+    # Where runs begin, if the map is read column by column. Sorting these few places by column
+    # (a radix sort, on so small numbers) is faster than turning the whole map.
+    begins = np.empty((height, width), np.bool_)
+    begins[0, 0] = True
+    np.not_equal(label_map[1:], label_map[:-1], out=begins[1:])
+    np.not_equal(label_map[0, 1:], label_map[-1, :-1], out=begins[0, 1:])
+    places = np.flatnonzero(begins)
+    columns = (places % width).astype(np.min_scalar_type(width - 1))
+    places = places[np.argsort(columns, kind="stable")]
+    labels = label_map.ravel()[places]
+    tops = places // width
+    lefts = places - tops * width
+    starts = lefts * height + tops
+    ends = np.append(starts[1:], label_map.size)
 
     # A stable sort gathers each class's runs and keeps them in reading order; everything below
     # is then one pass over all runs, with `firsts` marking where the next class begins.
     order = np.argsort(labels, kind="stable")
-    starts, ends = starts[order], ends[order]
-    class_ids, firsts = np.unique(labels[order], return_index=True)
-    lasts = np.append(firsts[1:], order.size) - 1
+    starts, ends, tops, lefts = starts[order], ends[order], tops[order], lefts[order]
+    runs = np.bincount(labels)
+    class_ids = np.flatnonzero(runs)
+    stops = np.cumsum(runs[class_ids])
+    firsts, lasts = stops - runs[class_ids], stops - 1
 
-    lengths = ends - starts
-    gaps = starts.copy()
-    gaps[1:] -= ends[:-1]
+    pairs = np.empty((starts.size, 2), np.int64)
+    gaps, lengths = pairs[:, 0], pairs[:, 1]
+    np.subtract(starts[1:], ends[:-1], out=gaps[1:])
     gaps[firsts] = starts[firsts]
-    counts = np.stack((gaps, lengths), axis=1).ravel()
-    tails = columns.size - ends[lasts]
+    np.subtract(ends, starts, out=lengths)
+    tails = label_map.size - ends[lasts]
+    counts = np.insert(pairs.ravel(), 2 * stops, tails)
+    counts_from = 2 * firsts + np.arange(firsts.size)
+    counts_to = counts_from + 2 * (stops - firsts) + (tails > 0)
 
     # A run that goes on into the next column touches the lowest and the highest row.
-    left, right = starts // height, (ends - 1) // height
-    wraps = left != right
-    lefts, widths = left[firsts], right[lasts] - left[firsts] + 1
-    tops = np.minimum.reduceat(np.where(wraps, 0, starts % height), firsts)
-    bottoms = np.maximum.reduceat(np.where(wraps, height - 1, (ends - 1) % height), firsts)
+    bottoms = tops + lengths
+    rights = lefts[lasts] + (bottoms[lasts] - 1) // height
+    wraps = bottoms > height
+    tops[wraps], bottoms[wraps] = 0, height
     areas = np.add.reduceat(lengths, firsts)
+    x, y = lefts[firsts], np.minimum.reduceat(tops, firsts)
+    widths, heights = rights - x + 1, np.maximum.reduceat(bottoms, firsts) - y
 
-    masks = []
-    for i, class_id in enumerate(class_ids.tolist()):
-        if class_id == VOID or (classes is not None and class_id not in classes):
-            continue
-        own = counts[2 * firsts[i] : 2 * lasts[i] + 2]
-        masks.append(
-            ClassRuns(
-                class_id=class_id,
-                area=int(areas[i]),
-                bbox=(int(lefts[i]), int(tops[i]), int(widths[i]), int(bottoms[i] - tops[i]) + 1),
-                counts=np.append(own, tails[i]) if tails[i] else own,
-            )
-        )
-    return masks
+    rows = (class_ids, areas, x, y, widths, heights, counts_from, counts_to)
+    return [
+        ClassRuns(class_id, area, (left, top, wide, high), counts[first:stop])
+        for class_id, area, left, top, wide, high, first, stop in np.stack(rows, axis=1).tolist()
+        if class_id != VOID and (classes is None or class_id in classes)
+    ]
 
 
 def compress(counts: npt.NDArray[Any]) -> str:
     """Return COCO's compressed string of run lengths (`rleToString`)."""
-    values = np.asarray(counts, dtype=np.int64)
-    if values.size == 0:
-        return ""
-    # From the fourth on, a count is written as its difference to the one before the last.
-    deltas = values.copy()
-    deltas[3:] -= values[1:-2]
+    return compress_each([counts])[0]
 
-    # One row a count, one column a group: enough columns for the longest count and its sign.
-    longest = max(int(deltas.max()).bit_length(), int(deltas.min()).bit_length()) + 1
-    shifts = np.arange(0, longest, _GROUP_BITS)
-    rest = deltas[:, np.newaxis] >> shifts
-    # A count ends at the group beyond which there is only that group's own sign, extended.
-    more = (rest + _SIGN_BIT) >> _GROUP_BITS != 0
-    characters = ((rest & _GROUP_MASK) + more * _MORE + _FIRST_CHARACTER).astype(np.uint8)
-    written = np.ones_like(more)
-    written[:, 1:] = more[:, :-1]
-    return str(characters[written].tobytes(), "ascii")
+
+def compress_each(masks: Sequence[npt.NDArray[Any]]) -> list[str]:
+    """Return COCO's compressed string of the run lengths of each mask, in one pass over all."""
+    sizes = [counts.size for counts in masks]
+    if not sum(sizes):
+        return [""] * len(masks)
+    values = np.concatenate(masks, dtype=np.int64)
+    # From the fourth on, a count is written as its difference to the one before the last.
+    rest = values.copy()
+    rest[3:] -= values[1:-2]
+    for start in itertools.accumulate(sizes[:-1], initial=0):
+        rest[start : start + 3] = values[start : start + 3]
+
+    # A count ends at the group beyond which there is only that group's own sign, extended:
+    # x and ~x need as many.
+    magnitudes = rest ^ (rest >> 63)
+    groups = np.ones(rest.size, np.uint8)
+    limit, longest = _SIGN_BIT, int(magnitudes.max())
+    while longest >= limit:
+        groups += magnitudes >= limit
+        limit <<= _GROUP_BITS
+
+    # The first group of every count, then the second of those that have one, and so on.
+    ends = np.cumsum(groups, dtype=np.intp)
+    written = np.empty(int(ends[-1]), np.uint8)
+    places = ends - groups
+    while rest.size:
+        more = groups > 1
+        characters = rest.astype(np.uint8) & np.uint8(_GROUP_MASK)
+        characters += np.uint8(_FIRST_CHARACTER)
+        characters += more * np.uint8(_MORE)
+        written[places] = characters
+        longer = np.flatnonzero(more)
+        rest = rest[longer] >> _GROUP_BITS
+        places, groups = places[longer] + 1, groups[longer] - np.uint8(1)
+
+    text = str(written.data, "ascii")
+    stops = [int(ends[stop - 1]) if stop else 0 for stop in itertools.accumulate(sizes)]
+    return [text[start:stop] for start, stop in itertools.pairwise([0, *stops])]
 
 
 def decompress(text: str) -> Counts:

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pycocotools import mask as coco
 
-from app.inference.rle import compress, decode_runs, decompress, encode_runs
+from app.inference.rle import compress, compress_each, decode_runs, decompress, encode_runs
 from model.classes import VOID
 
 # pycocotools' own, with numpy 2.
@@ -63,6 +63,15 @@ def test_thin_label_maps(shape):
         assert_equals_pycocotools(rng.integers(0, 3, shape).astype(np.uint8))
 
 
+@pytest.mark.parametrize("width", [255, 256, 257, 65_535, 65_537])
+def test_wide_label_maps(width):
+    # Columns are sorted as numbers of 8, 16 or 32 bits.
+    label_map = np.random.default_rng(3).integers(0, 3, (2, width)).astype(np.uint8)
+
+    assert_equals_pycocotools(label_map)
+    assert_equals_pycocotools(label_map.T)
+
+
 def test_views_are_read_as_they_are_indexed():
     label_map = np.random.default_rng(2).integers(0, 4, (30, 40)).astype(np.uint8)
 
@@ -108,6 +117,15 @@ def test_what_is_no_label_map_is_refused(label_map):
 @given(counts=st.lists(st.integers(0, 2**31), max_size=30))
 def test_strings_come_back_as_the_same_counts(counts):
     assert decompress(compress(np.array(counts, np.int64))).tolist() == counts
+
+
+@settings(max_examples=60, deadline=None)
+@given(masks=st.lists(st.lists(st.integers(0, 2**33), max_size=9), max_size=6))
+def test_masks_compressed_together_are_as_alone(masks):
+    arrays_ = [np.array(counts, np.int64) for counts in masks]
+
+    assert compress_each(arrays_) == [compress(counts) for counts in arrays_]
+    assert [decompress(text).tolist() for text in compress_each(arrays_)] == masks
 
 
 @settings(max_examples=200, deadline=None)
