@@ -22,8 +22,8 @@ from torch.nn import functional as F
 
 from app.cli import add_checkpoint, check_places, parser, run
 from app.errors import UsageError
-from app.inference.engine import fold_batch_norms, load_versioned
-from model import FCN, Card
+from app.inference.network import fold_batch_norms
+from model import FCN, Card, load_versioned
 from model.files import write_atomically
 
 METADATA_KEY: Final = "fcn"

@@ -4,6 +4,7 @@ from model.checkpoint import (
     Card,
     CheckpointError,
     load_checkpoint,
+    load_versioned,
     save_checkpoint,
     save_with_card,
 )
@@ -18,6 +19,7 @@ __all__ = [
     "CheckpointError",
     "ClassInfo",
     "load_checkpoint",
+    "load_versioned",
     "named_classes",
     "save_checkpoint",
     "save_with_card",

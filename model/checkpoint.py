@@ -7,18 +7,20 @@ make equal files.) Nothing here can run code from a file: a stranger's checkpoin
 
 import dataclasses
 import errno
+import hashlib
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
 from torch import Tensor
 
 from model.classes import MAX_CLASSES, ClassInfo
@@ -155,11 +157,10 @@ def save_with_card(source: Path | str, path: Path | str, card: Card) -> None:
         CheckpointError: If `source` is no checkpoint; the message begins with its path.
         OSError: If a file cannot be read or written; nothing is left behind then.
     """
-    with _open(Path(source)) as file:
-        metadata = file.metadata()
-        _read_card(metadata)
-        tensors = {name: file.get_tensor(name) for name in list(file.keys())}
-    _write(Path(path), tensors, {**json.loads(metadata["fcn"]), **card.to_json()})
+    stored = _read(Path(source))
+    with _told_with_path(Path(source)):
+        values, _ = _read_card(stored.metadata)
+    _write(Path(path), stored.tensors, {**values, **card.to_json()})
 
 
 def _write(path: Path, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
@@ -175,44 +176,96 @@ def _write(path: Path, tensors: dict[str, Tensor], values: dict[str, Any]) -> No
 
 
 def load_checkpoint(path: Path | str) -> tuple[FCN, Card]:
+    """Read a checkpoint: `load_versioned` without the version."""
+    net, card, _ = load_versioned(path)
+    return net, card
+
+
+def load_versioned(path: Path | str) -> tuple[FCN, Card, str]:
     """Read a checkpoint into a network with fp32 weights on the CPU, in evaluation mode.
 
+    The file is read once, into memory of this process: whatever is done to it later, also while
+    the network is in use, changes nothing. A network needs twice the size of its fp32 weights
+    while it is read, and that of its fp32 weights once it is.
+
     The network is laid out without memory first and held against the file, so a file that
-    asks for absurd sizes is refused before anything is allocated.
+    asks for absurd sizes is refused before they are allocated.
+
+    Returns:
+        Network, card, and the SHA-256 of the very bytes that they come from, in hex.
 
     Raises:
-        CheckpointError: If the file is damaged, truncated, of a newer format, or its tensors do
-            not fit its architecture; the message begins with the path and names what is wrong.
+        CheckpointError: If the file is damaged, truncated, of a newer format, was written to
+            meanwhile, or its tensors do not fit its architecture; the message begins with the
+            path and names what is wrong.
         OSError: If the file cannot be read at all.
     """
-    with _open(Path(path)) as file:
-        card = _read_card(file.metadata())
+    path = Path(path)
+    stored = _read(path)
+    with _told_with_path(path):
+        _, card = _read_card(stored.metadata)
         with torch.device("meta"):
             net = FCN(card.architecture, len(card.classes))
-        names = list(file.keys())
-        _check_shapes(net, {name: tuple(file.get_slice(name).get_shape()) for name in names})
-        dtypes = {name: tensor.dtype for name, tensor in net.state_dict().items()}
-        tensors = {name: _restore(name, file.get_tensor(name), dtypes[name]) for name in names}
+        tensors = stored.tensors
+        _check_shapes(net, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
+        for name, expected in net.state_dict().items():
+            # One at a time: 16-bit kernels go as their 32-bit copies come.
+            tensors[name] = _restore(name, tensors[name], expected.dtype)
     net.load_state_dict(tensors, assign=True)
-    return net.eval().requires_grad_(False), card
+    return net.eval().requires_grad_(False), card, stored.digest
+
+
+class _Stored(NamedTuple):
+    """What a safetensors file holds.
+
+    Attributes:
+        metadata: Its free entries.
+        tensors: By name, as they are stored; in memory of their own.
+        digest: SHA-256 of the file, in hex.
+    """
+
+    metadata: dict[str, str]
+    tensors: dict[str, Tensor]
+    digest: str
+
+
+def _read(path: Path) -> _Stored:
+    """Read a safetensors file, once.
+
+    safetensors' own reader maps the file: it would follow what is written to it, and the process
+    would die of SIGBUS if it were cut short.
+    """
+    with open(path, "rb") as file:
+        before = os.fstat(file.fileno())
+        data = file.read()
+        after = os.fstat(file.fileno())
+    with _told_with_path(path):
+        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+            raise CheckpointError("was written to while it was read")
+        try:
+            tensors = load(data)
+        except SafetensorError as error:
+            raise CheckpointError(f"not a safetensors file, or damaged: {error}") from None
+        except KeyError as error:  # a number format that safetensors knows and torch does not
+            raise CheckpointError(f"holds numbers of an unknown format, {error}") from None
+    # The layout of the file: the header's length in 8 bytes, the header, the tensors. `load`
+    # has checked it, but keeps the metadata to itself.
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return _Stored(header.get("__metadata__") or {}, tensors, hashlib.sha256(data).hexdigest())
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[Any]:
-    """Open a file as safetensors' `safe_open`; what is wrong with it is told with its path."""
-    with open(path, "rb"):
-        pass  # safetensors' own errors for missing or unreadable files lack the reason
+def _told_with_path(path: Path) -> Iterator[None]:
+    """Let what is wrong with a checkpoint begin with its path."""
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            yield file
-    except SafetensorError as error:
-        raise CheckpointError(f"{path}: not a safetensors file, or damaged: {error}") from None
+        yield
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
 
 
-def _read_card(metadata: dict[str, str] | None) -> Card:
-    if not metadata or "fcn" not in metadata:
+def _read_card(metadata: Mapping[str, str]) -> tuple[dict[str, Any], Card]:
+    """Return the entry of a checkpoint's metadata, as it is stored and as a card."""
+    if "fcn" not in metadata:
         raise CheckpointError("a safetensors file, but not a checkpoint of this project")
     try:
         values = json.loads(metadata["fcn"])
@@ -227,7 +280,7 @@ def _read_card(metadata: dict[str, str] | None) -> Card:
         raise CheckpointError(
             f"its format version is {version}, this program reads up to {FORMAT_VERSION}: update it"
         )
-    return Card.from_json(values)
+    return values, Card.from_json(values)
 
 
 def _check_shapes(net: FCN, found: dict[str, tuple[int, ...]]) -> None:

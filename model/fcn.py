@@ -8,6 +8,7 @@ Each arrow "Nx" is a deconvolution that starts as bilinear upsampling. The maps'
 of VGG16; on other trunks the skips come from the pooling layers of the same strides.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Final
 
@@ -180,7 +181,8 @@ class FCN(nn.Module):
 
     def _upscore(self, name: str, score: Tensor) -> Tensor:
         """Upsample scores, outside of autocast."""
-        with torch.autocast(score.device.type, enabled=False):
+        # Tensors without memory, from which sizes are worked out, know no autocast.
+        with nullcontext() if score.is_meta else torch.autocast(score.device.type, enabled=False):
             upsampled: Tensor = self.get_submodule(name)(score)
         return upsampled
 

@@ -59,7 +59,7 @@ class SegmentAPI(litserve.LitAPI):  # type: ignore[misc]
         """Load the network, in the worker's process."""
         torch.set_num_threads(self._threads)
         self._engine = load_engine(self._checkpoint, device, self._precision)
-        self._batch_pixels = load_settings().batch_pixels_on(self._engine.device.type)
+        self._batch_pixels = load_settings().batch_pixels
         self._palette = [value for info in self._engine.card.classes for value in info.color]
 
     def decode_request(self, request: Request) -> Photo:

@@ -7,7 +7,6 @@ setting and no checkpoint can put it in place of a network.
 
 import functools
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from app.inference.engine import Engine, Segmentation
 from model import FCN, Architecture, Card, named_classes
@@ -37,18 +37,14 @@ class NullEngine(Engine):
         net = FCN(architecture, CLASSES)
         super().__init__(net, card, "0" * 64, device="cpu", precision="fp32")
 
-    def segment(
-        self,
-        photos: Sequence[NDArray[np.uint8]],
-        *,
-        size: tuple[int, int] | None = None,
-        scores: bool = False,
+    def segment_batch(
+        self, batch: Tensor, *, size: tuple[int, int] | None = None, scores: bool = False
     ) -> list[Segmentation]:
-        """Return a label map of the right size for each photo; see `Engine.segment`."""
-        height, width = size or photos[0].shape[:2]
+        """Return a label map of the right size for each photo; see `Engine.segment_batch`."""
+        height, width = size or batch.shape[-2:]
         label_map = _label_map(height, width)
         means = np.full(CLASSES, 0.5, np.float32) if scores else None
-        return [Segmentation(label_map, means) for _ in photos]
+        return [Segmentation(label_map, means) for _ in batch]
 
 
 def load_engine(checkpoint: Path | None, device: str, precision: str) -> Engine:

@@ -1,11 +1,23 @@
 """Which device and which number format: CUDA if there is one, bf16 where the hardware has it."""
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 import torch
 
 DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+_CACHE_BOUNDS: Final = {
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128",
+    "TORCH_CUDNN_V8_API_LRU_CACHE_LIMIT": "2000",
+}
+"""What oneDNN (on the CPU) and cuDNN prepare for a shape of input they keep, in caches whose own
+bounds, 1,024 and 10,000 entries, let memory grow over hundreds of shapes. VGG16 takes about 20
+entries a shape. Resident memory over 500 sizes, from the first 200 requests to 700 (fp32) or 1,500
+(bf16): at 1,024 entries up by a third, at 128 flat, in the same time. A plan of cuDNN's takes about
+200 KiB (torch's documentation)."""
 
 
 class Compute(NamedTuple):
@@ -25,6 +37,16 @@ class Compute(NamedTuple):
     def dtype(self) -> torch.dtype:
         """Number format of the convolutions."""
         return DTYPES[self.precision]
+
+
+def bound_shape_caches() -> None:
+    """Bound what the kernel libraries keep for every shape of input they meet.
+
+    They look at these environment variables when the first convolution runs, so it must be called
+    before. Values that are set already are kept.
+    """
+    for name, bound in _CACHE_BOUNDS.items():
+        os.environ.setdefault(name, bound)
 
 
 def choose_compute(device: str = "auto", precision: str = "auto") -> Compute:

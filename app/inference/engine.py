@@ -1,6 +1,7 @@
 """The engine: photos of one shape in, label maps out, as fast as the device allows."""
 
-import copy
+import logging
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,17 +10,22 @@ from typing import Final, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch import Tensor
 
+from app.inference.batch_caps import MOST_IMAGES, MOST_PIXELS, BatchCaps, measure_batch_caps
 from app.inference.decode import resize, scaled_size
-from app.inference.device import choose_compute
-from model import FCN, Card, load_checkpoint
-from model.files import sha256
+from app.inference.device import bound_shape_caches, choose_compute
+from app.inference.network import label, logits_of, prepare
+from app.inference.room import PhotoDoesNotFitError, Room
+from model import FCN, Card, load_versioned
+
+logger = logging.getLogger(__name__)
 
 WARM_UP_SIZES: Final = ((360, 480),)
 """(height, width) of the photos that warm an engine up by default."""
+
+_CAPS_BUDGET_S: Final = 3.0
+"""How long a start may take longer because batch caps are measured."""
 
 
 class Segmentation(NamedTuple):
@@ -43,7 +49,7 @@ class DeviceLostError(RuntimeError):
 class Engine:
     """A network made ready for inference on one device.
 
-    Not thread-safe: call it from one thread at a time.
+    Not thread-safe: call it from one thread at a time; only `upload` may run beside the rest.
 
     Args:
         net: The network; it is copied, not changed.
@@ -56,6 +62,7 @@ class Engine:
         device: Where it computes.
         precision: `fp32`, `bf16` or `fp16`.
         reason: Why this device and precision, one phrase for the log.
+        caps: How many photos of a size share a forward to advantage.
 
     Raises:
         ValueError: If the device does not exist here.
@@ -70,17 +77,20 @@ class Engine:
         device: str = "auto",
         precision: str = "auto",
     ) -> None:
+        bound_shape_caches()
         compute = choose_compute(device, precision)
         self.card = card
         self.version = version
         self.device = compute.device
         self.precision = compute.precision
         self.reason = compute.reason
-        self._net = (
-            fold_batch_norms(net)
-            .cast_convolutions(compute.dtype)
-            .to(self.device)
-            .to(memory_format=torch.channels_last)
+        self.caps = BatchCaps.unmeasured(self.device.type)
+        self._net = prepare(net, compute.dtype).to(self.device)
+        self._room = Room(self._net, self.device)
+        self._copy_stream = (
+            torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+            if self.device.type == "cuda"
+            else None
         )
 
     @classmethod
@@ -96,11 +106,94 @@ class Engine:
         return cls(net, card, version, device=device, precision=precision)
 
     def warm_up(self, sizes: Sequence[tuple[int, int]] = WARM_UP_SIZES) -> None:
-        """Run grey photos of the given (height, width), so that first requests are not slow."""
-        for height, width in sizes:
-            self.segment([np.full((height, width, 3), 128, np.uint8)])
+        """Run grey photos of the given (height, width), so that first requests are not slow.
+
+        Sizes for which there is no memory are left out, with a warning in the log.
+        """
+        for size in sizes:
+            if not self._run_grey(size, 1):
+                logger.warning("no memory to warm up with %d x %d pixels", size[1], size[0])
+
+    def measure_caps(
+        self, *, most_images: int = MOST_IMAGES, most_pixels: int = MOST_PIXELS
+    ) -> None:
+        """Find `caps` by timing batches, for some seconds in which nothing else should run.
+
+        Args:
+            most_images: Most photos in a batch that is tried.
+            most_pixels: Most pixels in a batch that is tried.
+        """
+        self.caps = measure_batch_caps(
+            self._run_grey,
+            unmeasured=self.caps,
+            budget_s=_CAPS_BUDGET_S,
+            most_images=most_images,
+            most_pixels=most_pixels,
+        )
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()  # what the largest batches took
+        logger.info("batches found by measuring: %s", self.caps)
+
+    def adopt_caps(self, other: "Engine") -> bool:
+        """Take the caps of an engine that is as fast; returns whether it is.
+
+        While that one serves, measurements would tell more about its load than about the device.
+
+        Args:
+            other: Serves already.
+        """
+        alike = (
+            self.card.architecture == other.card.architecture
+            and self.device == other.device
+            and self.precision == other.precision
+        )
+        if alike:
+            self.caps = other.caps
+        return alike
+
+    def _run_grey(self, size: tuple[int, int], images: int) -> bool:
+        """Run grey photos of (height, width) through; returns whether memory sufficed."""
+        try:
+            self.segment([np.full((*size, 3), 128, np.uint8)] * images)
+        except (torch.OutOfMemoryError, PhotoDoesNotFitError):
+            return False
+        return True
 
     @torch.inference_mode()
+    def upload(self, photos: Sequence[NDArray[np.uint8]]) -> Tensor:
+        """Bring a batch to the device; blocks until it is there.
+
+        On CUDA the copy has a stream of its own, so that one thread may upload the next batch
+        while another is in `segment_batch`.
+
+        Args:
+            photos: RGB, each HxWx3, all of one shape.
+
+        Returns:
+            Bx3xHxW uint8, channels-last in memory, on the engine's device.
+
+        Raises:
+            DeviceLostError: If the device can never be used again by this process.
+            torch.OutOfMemoryError: If there is no memory for several photos; fewer may fit.
+            PhotoDoesNotFitError: If there is none for a single one.
+        """
+        shape = (len(photos), *photos[0].shape)
+        size = photos[0].shape[0], photos[0].shape[1]
+        with (
+            self._memory_errors(len(photos), size, size),
+            self._device_errors(),
+            torch.cuda.stream(self._copy_stream),
+        ):
+            # Only from pinned memory does a copy run beside the kernels of another stream.
+            pinned = self._copy_stream is not None
+            batch = torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)
+            np.stack(photos, out=batch.numpy())
+            if self._copy_stream is not None:
+                batch = batch.to(self.device, non_blocking=True)
+                self._copy_stream.synchronize()
+        # HxWx3 in memory is channels-last already: permuting it costs nothing.
+        return batch.permute(0, 3, 1, 2)
+
     def segment(
         self,
         photos: Sequence[NDArray[np.uint8]],
@@ -108,10 +201,29 @@ class Engine:
         size: tuple[int, int] | None = None,
         scores: bool = False,
     ) -> list[Segmentation]:
-        """Segment a batch; blocks until the label maps are in main memory.
+        """Segment photos: `upload` and `segment_batch` in one.
 
         Args:
             photos: RGB, each HxWx3, all of one shape.
+            size: As `segment_batch`.
+            scores: As `segment_batch`.
+
+        Returns:
+            One segmentation for each photo.
+
+        Raises:
+            As `segment_batch`.
+        """
+        return self.segment_batch(self.upload(photos), size=size, scores=scores)
+
+    @torch.inference_mode()
+    def segment_batch(
+        self, batch: Tensor, *, size: tuple[int, int] | None = None, scores: bool = False
+    ) -> list[Segmentation]:
+        """Segment an uploaded batch; blocks until the label maps are in main memory.
+
+        Args:
+            batch: What `upload` returned, Bx3xHxW uint8.
             size: (height, width) of the label maps; the photos' own by default. Logits are
                 interpolated before the maximum is taken, so edges stay smooth.
             scores: Whether to compute the classes' mean probabilities.
@@ -121,16 +233,17 @@ class Engine:
 
         Raises:
             DeviceLostError: If the device can never be used again by this process.
-            torch.OutOfMemoryError: If the batch does not fit.
+            torch.OutOfMemoryError: If there is no memory for several photos; fewer may fit.
+            PhotoDoesNotFitError: If there is none for a single one.
         """
-        with self._device_errors():
-            logits = self._logits(photos, size)
-            best, labels = logits.max(dim=1)
-            class_scores = None
-            if scores:
-                temperature = self.card.temperature
-                class_scores = _class_scores(logits / temperature, best / temperature, labels)
-            label_maps = labels.to(torch.uint8).cpu().numpy()
+        input_size = (batch.shape[2], batch.shape[3])
+        mask_size = size or input_size
+        with self._memory_errors(len(batch), input_size, mask_size, scores), self._device_errors():
+            self._room.check(len(batch), input_size, mask_size, scores=scores)
+            temperature = self.card.temperature if scores else None
+            labels, means = label(self._net, batch, mask_size, temperature=temperature)
+            label_maps = labels.cpu().numpy()
+            class_scores = None if means is None else means.cpu().numpy()
         return [
             Segmentation(label_map, None if class_scores is None else class_scores[index])
             for index, label_map in enumerate(label_maps)
@@ -174,9 +287,10 @@ class Engine:
         with self._device_errors():
             total = torch.zeros((), device=self.device)
             for view in views:
-                total = total + self._logits([view], (height, width)).softmax(dim=1)
+                seen = logits_of(self._net, self.upload([view]), (height, width))
+                total = total + seen.softmax(dim=1)
                 if flip:
-                    mirrored = self._logits([view[:, ::-1]], (height, width))
+                    mirrored = logits_of(self._net, self.upload([view[:, ::-1]]), (height, width))
                     total = total + mirrored.flip(3).softmax(dim=1)
             label_map: NDArray[np.uint8] = total.argmax(dim=1)[0].to(torch.uint8).cpu().numpy()
         return label_map
@@ -196,19 +310,39 @@ class Engine:
             torch.OutOfMemoryError: If the photo does not fit.
         """
         with self._device_errors():
-            return self._logits([photo], None)[0]
+            return logits_of(self._net, self.upload([photo]), None)[0]
+
+    @contextmanager
+    def _memory_errors(
+        self,
+        images: int,
+        input_size: tuple[int, int],
+        mask_size: tuple[int, int],
+        scores: bool = False,
+    ) -> Iterator[None]:
+        """Say which photo would fit when a single one does not."""
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            if images > 1:
+                raise
+            raise self._room.too_small(input_size, mask_size, scores=scores) from error
 
     @contextmanager
     def _device_errors(self) -> Iterator[None]:
         """Free memory after a forward that ran out of it, and tell a lost device from a bug."""
         try:
             yield
-        except torch.OutOfMemoryError:
+        except torch.OutOfMemoryError as error:
+            # The frames hold what the forward had allocated when it failed.
+            traceback.clear_frames(error.__traceback__)
             torch.cuda.empty_cache()  # a smaller batch may fit into what the allocator held
             raise
         except RuntimeError as error:
             if self.device.type == "cuda" and not self._device_answers():
                 raise DeviceLostError(f"the CUDA device can no longer be used: {error}") from error
+            if "DefaultCPUAllocator" in str(error):  # torch has no type for it
+                raise torch.OutOfMemoryError(str(error)) from error
             raise
 
     def _device_answers(self) -> bool:
@@ -218,69 +352,3 @@ class Engine:
         except RuntimeError:
             return False
         return True
-
-    def _logits(self, photos: Sequence[NDArray[np.uint8]], size: tuple[int, int] | None) -> Tensor:
-        """Run the network: logits, BxCxHxW, of the photos' own size or of `size`."""
-        # HxWx3 in memory is channels-last already: permuting it costs nothing.
-        batch = torch.from_numpy(np.stack(photos)).to(self.device).permute(0, 3, 1, 2)
-        logits: Tensor = self._net(batch)
-        if size is not None and size != tuple(logits.shape[-2:]):
-            logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)
-        return logits
-
-
-def load_versioned(checkpoint: Path) -> tuple[FCN, Card, str]:
-    """Read a checkpoint: its network, its card, and the SHA-256 of the very file, in hex.
-
-    Raises:
-        CheckpointError: If the file is no checkpoint that can be used.
-        OSError: If it cannot be read.
-    """
-    while True:
-        before = _identity(checkpoint)
-        version = sha256(checkpoint)
-        net, card = load_checkpoint(checkpoint)
-        # Training may replace the file between the two: the version must be the weights'.
-        if _identity(checkpoint) == before:
-            return net, card, version
-
-
-def _identity(path: Path) -> tuple[int, int, int]:
-    """Return what changes when a file is replaced or written to."""
-    status = path.stat()
-    return status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def _class_scores(logits: Tensor, best: Tensor, labels: Tensor) -> NDArray[np.float32]:
-    """Return the mean probability of each class over the pixels it won, BxC.
-
-    Args:
-        logits: BxCxHxW, divided by the temperature.
-        best: Highest of them at each pixel, BxHxW.
-        labels: Its class, BxHxW.
-    """
-    probability = (best - logits.logsumexp(dim=1)).exp().flatten(1).double()
-    labels = labels.flatten(1)
-    sums = torch.zeros(logits.shape[:2], dtype=torch.float64, device=logits.device)
-    counts = torch.zeros_like(sums)
-    sums.scatter_add_(1, labels, probability)
-    counts.scatter_add_(1, labels, torch.ones_like(probability))
-    means: NDArray[np.float32] = (sums / counts).float().cpu().numpy()
-    return means
-
-
-def fold_batch_norms(net: FCN) -> FCN:
-    """Return a copy in which every batch norm is folded into the convolution before it.
-
-    In evaluation a batch norm is an affine map of each channel, so the convolution can apply it
-    itself: the same numbers but for rounding, and one pass over memory less.
-    """
-    net = copy.deepcopy(net).eval()
-    for parent in list(net.modules()):
-        convolution: tuple[str, nn.Conv2d] | None = None
-        for name, child in list(parent.named_children()):
-            if isinstance(child, nn.BatchNorm2d) and convolution is not None:
-                setattr(parent, convolution[0], fuse_conv_bn_eval(convolution[1], child))
-                setattr(parent, name, nn.Identity())
-            convolution = (name, child) if isinstance(child, nn.Conv2d) else None
-    return net

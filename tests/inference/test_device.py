@@ -1,10 +1,11 @@
+import os
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from app.inference import device as module
-from app.inference.device import choose_compute
+from app.inference.device import bound_shape_caches, choose_compute
 
 
 @pytest.fixture
@@ -72,3 +73,11 @@ def test_the_second_of_one_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
 def test_an_unknown_precision_is_refused(no_cuda: None) -> None:
     with pytest.raises(ValueError, match="fp32, bf16, fp16"):
         choose_compute("cpu", "fp8")
+
+
+def test_bounds_that_are_set_already_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "7")
+    monkeypatch.delenv("TORCH_CUDNN_V8_API_LRU_CACHE_LIMIT", raising=False)
+    bound_shape_caches()
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "7"
+    assert int(os.environ["TORCH_CUDNN_V8_API_LRU_CACHE_LIMIT"]) < 10_000

@@ -1,5 +1,7 @@
 import dataclasses
 import hashlib
+import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +10,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from app.inference.batch_caps import BatchCaps
 from app.inference.decode import resize, scaled_size
-from app.inference.engine import Engine, fold_batch_norms
+from app.inference.engine import Engine
+from app.inference.network import fold_batch_norms
+from app.inference.room import PhotoDoesNotFitError
 from model import FCN, Architecture, Card, named_classes, save_checkpoint
 
 ARCHITECTURE = Architecture(head_width=16, head_norm=True)
@@ -194,6 +199,136 @@ def test_smallest_photos_have_masks(net: FCN, shape: tuple[int, int]) -> None:
     assert engine(net).segment([photo(*shape)])[0].label_map.shape == shape
 
 
+def test_segmenting_is_uploading_and_segmenting_the_batch(net: FCN) -> None:
+    ready = engine(net)
+    photos = [photo(40, 56, seed) for seed in (1, 2)]
+    batch = ready.upload(photos)
+    assert batch.shape == (2, 3, 40, 56)
+    assert np.array_equal(batch.numpy(), np.stack(photos).transpose(0, 3, 1, 2))
+    found = ready.segment_batch(batch, size=(20, 28), scores=True)
+    for one, other in zip(found, ready.segment(photos, size=(20, 28), scores=True), strict=True):
+        assert np.array_equal(one.label_map, other.label_map)
+        assert one.scores is not None
+        assert other.scores is not None
+        assert np.array_equal(one.scores, other.scores, equal_nan=True)
+
+
+def give_memory(monkeypatch: pytest.MonkeyPatch, free: int | None) -> None:
+    monkeypatch.setattr("app.inference.room.available_bytes", lambda: free)
+
+
+FREE = 180 * 2**20
+"""Enough for about 370 x 370 pixels of this network in fp32."""
+
+
+def test_a_photo_without_room_is_refused_with_the_size_and_scale_that_fit(
+    net: FCN, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready = engine(net)
+    give_memory(monkeypatch, FREE)
+    with pytest.raises(PhotoDoesNotFitError) as refusal:
+        ready.segment([photo(600, 800)])
+    words = re.fullmatch(
+        r"There is too little memory: the network would see this photo at 800 x 600 pixels, and "
+        r"(\d+) x (\d+) is the most that fits at present\. Send it at that size, or ask for "
+        r"`scale=(0\.\d+)`\.",
+        str(refusal.value),
+    )
+    assert words is not None
+    scale = float(words[3])
+    height, width = scaled_size(600, 800, scale)
+    assert (int(words[1]), int(words[2])) == (width, height)
+    assert 0.2 < scale < 0.8
+    # Both ways that are offered do fit.
+    assert ready.segment([photo(height, width)])[0].label_map.shape == (height, width)
+    (found,) = ready.segment([photo(height, width)], size=(600, 800))
+    assert found.label_map.shape == (600, 800)
+
+
+def test_a_photo_that_fits_at_no_scale_is_refused_with_that(
+    net: FCN, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give_memory(monkeypatch, 2**20)
+    with pytest.raises(PhotoDoesNotFitError, match=r"at no scale it fits\. Send a smaller one\."):
+        engine(net).segment([photo(40, 56)])
+
+
+def test_a_batch_without_room_runs_out_of_memory_and_its_photos_do_not(
+    net: FCN, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready = engine(net)
+    photos = [photo(200, 200, seed) for seed in range(8)]
+    give_memory(monkeypatch, FREE)
+    with pytest.raises(torch.OutOfMemoryError, match="too little for 8 photos of 200 x 200"):
+        ready.segment(photos)
+    assert len(ready.segment(photos[:1])) == 1
+
+
+def test_where_memory_is_unknown_nothing_is_refused(
+    net: FCN, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give_memory(monkeypatch, None)
+    assert len(engine(net).segment([photo(40, 56)])) == 1
+
+
+def test_an_allocation_that_fails_is_the_photos_fault(
+    net: FCN, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready = engine(net)
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate")
+
+    monkeypatch.setattr("app.inference.engine.label", fail)
+    with pytest.raises(PhotoDoesNotFitError):
+        ready.segment([photo(40, 56)])
+    with pytest.raises(torch.OutOfMemoryError):
+        ready.segment([photo(40, 56)] * 2)
+
+
+def test_other_errors_stay_what_they_are(net: FCN, monkeypatch: pytest.MonkeyPatch) -> None:
+    ready = engine(net)
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("shapes differ")
+
+    monkeypatch.setattr("app.inference.engine.label", fail)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        ready.segment([photo(40, 56)])
+
+
+def test_warming_up_leaves_out_what_does_not_fit(
+    net: FCN, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ready = engine(net)
+    give_memory(monkeypatch, FREE)
+    ready.warm_up([(600, 800), (40, 56)])
+    assert "no memory to warm up with 800 x 600 pixels" in caplog.text
+
+
+def test_caps_are_a_rule_until_they_are_measured(
+    net: FCN, caplog: pytest.LogCaptureFixture
+) -> None:
+    ready = engine(net)
+    assert ready.caps.images(360 * 480) == 1
+    assert ready.caps.images(96 * 96) > 2
+    with caplog.at_level("INFO"):
+        ready.measure_caps(most_images=2, most_pixels=2 * 96 * 96)
+    assert ready.caps.images(1) in (1, 2)
+    assert ready.caps.images(160 * 160) == 1
+    assert "batches found by measuring: " in caplog.text
+
+
+def test_caps_are_adopted_from_an_engine_that_is_as_fast(net: FCN) -> None:
+    serving, other = engine(net), engine(net)
+    serving.caps = BatchCaps([(100, 7)], beyond=700)
+    assert other.adopt_caps(serving)
+    assert other.caps.images(100) == 7
+    slower = engine(net, "bf16")
+    assert not slower.adopt_caps(serving)
+    assert slower.caps.images(100) != 7
+
+
 @pytest.mark.cuda
 @pytest.mark.parametrize(("precision", "share"), [("fp32", 0.9999), ("bf16", 0.98)])
 def test_cuda_gives_the_masks_of_the_cpu(net: FCN, precision: str, share: float) -> None:
@@ -201,3 +336,28 @@ def test_cuda_gives_the_masks_of_the_cpu(net: FCN, precision: str, share: float)
     expected = engine(net).segment([image])[0].label_map
     found = engine(net, precision, "cuda").segment([image])[0].label_map
     assert np.mean(found == expected) >= share
+
+
+@pytest.mark.cuda
+def test_cuda_uploads_while_another_batch_runs(net: FCN) -> None:
+    ready = engine(net, device="cuda")
+    photos = [photo(180, 240, seed) for seed in range(8)]
+    alone = [ready.segment([image])[0].label_map for image in photos]
+    with ThreadPoolExecutor(1) as uploader:
+        uploads = [uploader.submit(ready.upload, [image]) for image in photos]
+        for upload, expected in zip(uploads, alone, strict=True):
+            (found,) = ready.segment_batch(upload.result())
+            assert np.array_equal(found.label_map, expected)
+
+
+@pytest.mark.cuda
+def test_a_photo_too_large_for_the_gpu_is_refused_with_a_scale(net: FCN) -> None:
+    ready = engine(net, device="cuda")
+    _, total = torch.cuda.mem_get_info()
+    torch.cuda.set_per_process_memory_fraction(2**30 / total)
+    try:
+        with pytest.raises(PhotoDoesNotFitError, match=r"ask for `scale=0\.\d+`"):
+            ready.segment([photo(2000, 2000)])
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert ready.segment([photo(2000, 2000)])[0].label_map.shape == (2000, 2000)

@@ -1,5 +1,8 @@
 import dataclasses
+import hashlib
+import itertools
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from model import (
     Card,
     CheckpointError,
     load_checkpoint,
+    load_versioned,
     named_classes,
     save_checkpoint,
     save_with_card,
@@ -140,6 +144,45 @@ def test_every_truncation_is_refused(path: Path, tmp_path: Path) -> None:
         short.write_bytes(data[:length])
         with pytest.raises(CheckpointError, match=r"short\.safetensors: not a safetensors file"):
             load_checkpoint(short)
+
+
+def test_version_and_network_are_of_the_same_bytes(net: FCN, path: Path) -> None:
+    loaded, card, version = load_versioned(path)
+    assert card == CARD
+    assert version == hashlib.sha256(path.read_bytes()).hexdigest()
+    expected = net.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.state_dict().items())
+
+
+def test_what_is_written_over_the_file_later_changes_no_network(net: FCN, path: Path) -> None:
+    loaded, _ = load_checkpoint(path)
+    with open(path, "r+b") as file:  # as `cp` writes: into the file that is there
+        file.write(b"\xff" * path.stat().st_size)
+    expected = net.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.state_dict().items())
+
+
+def test_a_file_written_to_while_it_is_read_is_refused(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fstat = os.fstat
+    looks = itertools.count()
+
+    def overwritten_after_the_first_look(handle: int) -> os.stat_result:
+        if next(looks) == 1:
+            os.utime(path, ns=(0, 0))
+        return fstat(handle)
+
+    monkeypatch.setattr("os.fstat", overwritten_after_the_first_look)
+    with pytest.raises(CheckpointError, match=r"tiny\.safetensors: was written to while"):
+        load_checkpoint(path)
+
+
+def test_numbers_of_a_format_that_torch_lacks_are_refused(path: Path) -> None:
+    header = json.dumps({"x": {"dtype": "F8_E8M0", "shape": [1], "data_offsets": [0, 1]}}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + b"\x00")
+    with pytest.raises(CheckpointError, match=r"tiny\.safetensors: "):
+        load_checkpoint(path)
 
 
 def test_a_newer_format_is_refused(path: Path) -> None:

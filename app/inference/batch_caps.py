@@ -1,0 +1,174 @@
+"""How many photos should share a forward, by their size: measured, not guessed.
+
+Batching pays where one photo leaves the device idle, and that depends on the device: two CPU
+cores are busy with one photo of 224x224, a large GPU is not. Knows no torch.
+"""
+
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
+from typing import Final
+
+MOST_IMAGES: Final = 16
+"""Largest batch that is tried by default."""
+
+MOST_PIXELS: Final = 4_194_304
+"""Most pixels of a batch that is tried by default: 24 photos of 480x360. The widest feature maps
+of VGG16, 64 channels at full size, then take 0.5 GB each in 16-bit precision."""
+
+SIZES: Final = ((96, 96), (160, 160), (224, 224), (360, 480), (720, 960))
+"""(height, width) of the photos that are tried, smallest first."""
+
+_UNMEASURED_PIXELS: Final = {"cpu": 262_144, "cuda": MOST_PIXELS}
+"""Most pixels of a batch on a device that was not measured. On two CPU cores 96x96 gains 1.6x from
+batches of 8, 480x360 (172,800 pixels) loses 10 % from batches of 4: this cap batches the one and
+not the other."""
+
+_ENOUGH: Final = 0.97
+"""The smallest batch with this share of the best images/s is taken: photos in it wait less."""
+
+_HOPELESS: Final = 0.9
+"""Once a batch falls below this share of the best images/s, larger ones are not tried."""
+
+_ROUNDS: Final = 3
+"""How often each batch size is timed again, in turns with the others."""
+
+
+class BatchCaps:
+    """How many photos may share a forward.
+
+    Between two measured sizes the larger one's answer holds, so that no batch is larger than was
+    found to pay.
+
+    Args:
+        points: (pixels of a photo, photos in a batch), pixels ascending. Numbers of photos that
+            ascend too are noise: the least so far counts.
+        beyond: Most pixels in a batch of photos that are larger than all points.
+    """
+
+    def __init__(self, points: Sequence[tuple[int, int]], *, beyond: int) -> None:
+        self._pixels = [pixels for pixels, _ in points]
+        self._images = list(accumulate((images for _, images in points), min))
+        self._beyond = beyond
+
+    @classmethod
+    def unmeasured(cls, device_type: str) -> "BatchCaps":
+        """Return what holds without measurements: as many photos as fit a number of pixels.
+
+        Args:
+            device_type: `cpu` or `cuda`.
+        """
+        return cls((), beyond=_UNMEASURED_PIXELS[device_type])
+
+    def images(self, pixels: int) -> int:
+        """Return how many photos of so many pixels of network input may share a forward, >= 1."""
+        index = bisect_left(self._pixels, pixels)
+        if index < len(self._pixels):
+            return self._images[index]
+        return max(1, self._beyond // pixels)
+
+    def __str__(self) -> str:
+        """For the log: `16 photos up to 9,216 pixels, 4 photos up to 25,600 pixels, ...`."""
+        steps = [
+            f"{images} photos up to {pixels:,} pixels"
+            for index, (pixels, images) in enumerate(zip(self._pixels, self._images, strict=True))
+            if images > 1 and images not in self._images[index + 1 :]
+        ]
+        return ", ".join([*steps, f"then {self._beyond:,} pixels together or 1 photo"])
+
+
+def measure_batch_caps(
+    run: Callable[[tuple[int, int], int], bool],
+    *,
+    unmeasured: BatchCaps,
+    budget_s: float,
+    sizes: Sequence[tuple[int, int]] = SIZES,
+    most_images: int = MOST_IMAGES,
+    most_pixels: int = MOST_PIXELS,
+    clock: Callable[[], float] = time.perf_counter,
+) -> BatchCaps:
+    """Find the batch sizes that pay, of 1, 2, 4 ... photos of each size.
+
+    No batch of a size is larger than those of a smaller one, so where batching has ceased to pay,
+    larger photos are not tried.
+
+    Args:
+        run: Called with ((height, width), photos in the batch); runs such a batch to its end and
+            returns whether memory sufficed.
+        unmeasured: What to answer for sizes that the budget does not suffice for.
+        budget_s: How long this may take, in seconds; exceeded by two runs at most.
+        sizes: (height, width) of the photos to try, smallest first, at least one.
+        most_images: Most photos in a batch that is tried.
+        most_pixels: Most pixels in a batch that is tried; one photo is tried whatever it has.
+        clock: Seconds.
+    """
+    deadline = clock() + budget_s
+    points = []
+    largest = most_images
+    for size in sizes:
+        pixels = size[0] * size[1]
+        largest = min(largest, max(1, most_pixels // pixels))
+        if largest > 1:
+            # Half of what is left: larger photos are tried only where smaller ones gained.
+            until = (clock() + deadline) / 2
+            found = _measure_size(run, size, largest, until, clock)
+            largest = min(largest, found or unmeasured.images(pixels))
+        points.append((pixels, largest))
+    return BatchCaps(points, beyond=points[-1][0] * points[-1][1])
+
+
+def _measure_size(
+    run: Callable[[tuple[int, int], int], bool],
+    size: tuple[int, int],
+    most_images: int,
+    until: float,
+    clock: Callable[[], float],
+) -> int | None:
+    """Return the batch size that pays for one size; None if there was no time to compare two."""
+
+    def time_run(images: int) -> float:
+        began = clock()
+        run(size, images)
+        return clock() - began
+
+    fastest: dict[int, float] = {}  # seconds by photos in the batch
+    fits = True
+    for images in _batch_sizes(most_images):
+        each_s = min((run_s / images for images, run_s in fastest.items()), default=0.0)
+        if clock() + 2 * images * each_s >= until:
+            break
+        # The first run of a shape also prepares its kernels.
+        fits = run(size, images)
+        if not fits or clock() >= until:
+            break
+        fastest[images] = time_run(images)
+        if _rate(fastest, images) < _HOPELESS * _best_rate(fastest):
+            break
+    if fits and len(fastest) < 2:
+        return None
+    for _ in range(_ROUNDS):
+        # In turns, and the fastest run of each: whatever else the machine does slows all alike.
+        if clock() + sum(fastest.values()) > until:
+            break
+        fastest = {images: min(run_s, time_run(images)) for images, run_s in fastest.items()}
+    enough = _ENOUGH * _best_rate(fastest)
+    return next((images for images in fastest if _rate(fastest, images) >= enough), 1)
+
+
+def _batch_sizes(most: int) -> Iterator[int]:
+    """Yield 1, 2, 4 ... and `most`."""
+    images = 1
+    while images < most:
+        yield images
+        images *= 2
+    yield most
+
+
+def _rate(fastest: dict[int, float], images: int) -> float:
+    """Return the images/s of a batch size."""
+    return images / fastest[images]
+
+
+def _best_rate(fastest: dict[int, float]) -> float:
+    return max((_rate(fastest, images) for images in fastest), default=0.0)

@@ -1,0 +1,96 @@
+"""Whether there is room in memory for a forward, and what would fit where there is not."""
+
+import functools
+
+import torch
+
+from app.inference.decode import scaled_size
+from app.inference.footprint import Footprint
+from app.inference.memory import available_bytes
+from model import FCN
+
+
+class PhotoDoesNotFitError(MemoryError):
+    """A photo needs more memory than there is; the message is for the one who sent it."""
+
+
+class Room:
+    """The memory of one device, seen from one network.
+
+    Args:
+        net: The network as it runs.
+        device: Where it runs.
+    """
+
+    def __init__(self, net: FCN, device: torch.device) -> None:
+        self._net = net
+        self._device = device
+
+    @functools.cached_property
+    def _footprint(self) -> Footprint:
+        return Footprint(self._net)
+
+    def check(
+        self,
+        images: int,
+        input_size: tuple[int, int],
+        mask_size: tuple[int, int],
+        *,
+        scores: bool = False,
+    ) -> None:
+        """Refuse a forward for which the system would end the process.
+
+        CUDA and systems that do not tell what memory they have fail the allocation instead.
+
+        Args:
+            images: Photos in the batch.
+            input_size: (height, width) of the photos as the network sees them.
+            mask_size: (height, width) of the label maps.
+            scores: Whether scores are computed.
+
+        Raises:
+            torch.OutOfMemoryError: If there is not enough.
+        """
+        free = available_bytes() if self._device.type == "cpu" else None
+        if free is None or self._footprint.fits(free, images, input_size, mask_size, scores=scores):
+            return
+        raise torch.OutOfMemoryError(
+            f"{free / 1e6:.0f} MB of memory are left, too little for {images} photos of "
+            f"{input_size[1]} x {input_size[0]} pixels"
+        )
+
+    def too_small(
+        self, input_size: tuple[int, int], mask_size: tuple[int, int], *, scores: bool = False
+    ) -> PhotoDoesNotFitError:
+        """Return the error for a single photo that did not fit; it says which size would.
+
+        Args:
+            input_size: (height, width) of the photo as the network sees it.
+            mask_size: (height, width) of the photo and its label map.
+            scores: Whether scores are computed.
+        """
+        needed = self._footprint.needed_bytes(1, input_size, mask_size, scores=scores)
+        free = self._free_bytes()
+        # Whatever seems to be free, `needed` was too much; and others take memory meanwhile.
+        bound = int(0.9 * (needed if free is None else min(free, needed)))
+        scale = self._footprint.largest_scale(
+            bound, mask_size, input_size[0] / mask_size[0], scores=scores
+        )
+        seen = f"the network would see this photo at {input_size[1]} x {input_size[0]} pixels"
+        if scale is None:
+            return PhotoDoesNotFitError(
+                f"There is too little memory: {seen}, and at no scale it fits. Send a smaller one."
+            )
+        height, width = scaled_size(*mask_size, scale)
+        return PhotoDoesNotFitError(
+            f"There is too little memory: {seen}, and {width} x {height} is the most that fits at "
+            f"present. Send it at that size, or ask for `scale={scale:g}`."
+        )
+
+    def _free_bytes(self) -> int | None:
+        if self._device.type == "cpu":
+            return available_bytes()
+        free, _ = torch.cuda.mem_get_info(self._device)
+        # The allocator's own reserve counts as free.
+        reserved = torch.cuda.memory_reserved(self._device)
+        return free + reserved - torch.cuda.memory_allocated(self._device)
