@@ -121,6 +121,7 @@ def serve(settings: Settings, listener: socket.socket, **app_options: Any) -> in
     import uvicorn
 
     from app.serve.application import create_app
+    from app.serve.protocol import GuardedProtocol
     from app.serve.server import DrainingServer
 
     server: DrainingServer
@@ -131,7 +132,7 @@ def serve(settings: Settings, listener: socket.socket, **app_options: Any) -> in
         server.fail(2 if expected else 1)
 
     app = create_app(settings, on_failure=on_failure, **app_options)
-    config = uvicorn.Config(app, log_config=None, access_log=False)
+    config = uvicorn.Config(app, http=GuardedProtocol, ws="none", log_config=None, access_log=False)
     server = DrainingServer(config, app.state.service)
     host, port = listener.getsockname()[:2]
     logger.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)

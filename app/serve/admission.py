@@ -22,7 +22,11 @@ class QueueFullError(OverloadedError):
 
 
 class Admission:
-    """One bound for all requests whose photo is held, from before its decoding to its answer.
+    """One bound for all requests that were taken, from the end of their upload to their answer.
+
+    A request counts as soon as its body is there, before a thread is free to read its header:
+    those that wait for one are as much a queue as those that wait for the device. Its pixels
+    follow when the header tells them, before it is decoded.
 
     A request that is given up (its client gone, its deadline passed) leaves at once. What a
     thread or the device is busy with at that moment is not counted any more but held until
@@ -32,6 +36,13 @@ class Admission:
         max_requests: Requests held at once.
         max_pixels: Pixels of their photos together.
         retry_after: When there should be room again, in whole seconds; called from any thread.
+
+    Attributes:
+        requests: Requests held.
+        pixels: Pixels of those whose header has been read.
+        unsized: Requests whose header has not been read.
+        decoding: Requests whose header has been read and that do not wait for the device yet.
+        decoding_pixels: Pixels of those, as the network will see them.
     """
 
     def __init__(
@@ -40,9 +51,12 @@ class Admission:
         self._max_requests = max_requests
         self._max_pixels = max_pixels
         self._retry_after = retry_after
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
         self.requests = 0
         self.pixels = 0
+        self.unsized = 0
+        self.decoding = 0
+        self.decoding_pixels = 0
 
     def check(self) -> None:
         """Refuse before any work is done on a request that would find no room.
@@ -56,60 +70,96 @@ class Admission:
                 self._retry_after(),
             )
 
+    def check_pixels(self, more: int) -> None:
+        """Raise QueueFullError if so many more pixels would pass the bound."""
+        if self.pixels + more > self._max_pixels:
+            raise QueueFullError(
+                f"The queue is full: {self.pixels / 1e6:.1f} megapixels are waiting for "
+                f"their masks, and the {more / 1e6:.1f} of this photo would pass the bound "
+                f"of {self._max_pixels / 1e6:.1f}.",
+                self._retry_after(),
+            )
+
     @contextmanager
     def place(self) -> Iterator["Place"]:
-        """Return a place that is still to be taken, and given back when the block ends."""
+        """Take a place, which is given back when the block ends.
+
+        Raises:
+            QueueFullError: If the bound on requests is reached.
+        """
         place = Place(self)
         try:
             yield place
         finally:
             place.leave()
 
-    def enter(self, pixels: int) -> None:
-        """Count a request in; see `Place.take`."""
-        with self._lock:
-            self.check()
-            if self.pixels + pixels > self._max_pixels:
-                raise QueueFullError(
-                    f"The queue is full: {self.pixels / 1e6:.1f} megapixels are waiting for "
-                    f"their masks, and the {pixels / 1e6:.1f} of this photo would pass the bound "
-                    f"of {self._max_pixels / 1e6:.1f}.",
-                    self._retry_after(),
-                )
-            self.requests += 1
-            self.pixels += pixels
-
-    def leave(self, pixels: int) -> None:
-        """Count a request out."""
-        with self._lock:
-            self.requests -= 1
-            self.pixels -= pixels
-
 
 class Place:
-    """One request's place. Thread-safe: the thread that reads the header takes it."""
+    """One request's place. Thread-safe: the thread that reads the header calls `take`.
+
+    Args:
+        admission: Where it is counted.
+
+    Raises:
+        QueueFullError: If the bound on requests is reached.
+    """
 
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
-        self._lock = threading.Lock()
-        self._pixels: int | None = None
+        self._pixels = 0
+        self._input_pixels: int | None = None
+        self._queued = False
         self._left = False
+        with admission.lock:
+            admission.check()
+            admission.requests += 1
+            admission.unsized += 1
 
-    def take(self, pixels: int) -> None:
-        """Take the place for a photo of that many pixels.
+    def take(self, pixels: int, input_pixels: int) -> None:
+        """Count the photo's pixels, once its header has told them.
+
+        Args:
+            pixels: What it takes up, at its own size or the network's.
+            input_pixels: What the network will see.
 
         Raises:
-            QueueFullError: If there is no room.
+            QueueFullError: If there is no room for so many.
         """
-        with self._lock:
+        admission = self._admission
+        with admission.lock:
             # A thread may come this far after its request was given up.
-            if not self._left:
-                self._admission.enter(pixels)
-                self._pixels = pixels
+            if self._left:
+                return
+            admission.check_pixels(pixels)
+            self._pixels = pixels
+            self._input_pixels = input_pixels
+            admission.pixels += pixels
+            admission.unsized -= 1
+            admission.decoding += 1
+            admission.decoding_pixels += input_pixels
+
+    def queued(self) -> None:
+        """Note that the photo waits for the device from now on."""
+        with self._admission.lock:
+            self._leave_decoding()
+            self._queued = True
 
     def leave(self) -> None:
         """Give the place back."""
-        with self._lock:
-            if self._pixels is not None and not self._left:
-                self._admission.leave(self._pixels)
+        admission = self._admission
+        with admission.lock:
+            if self._left:
+                return
+            self._leave_decoding()
+            admission.requests -= 1
+            admission.pixels -= self._pixels
             self._left = True
+
+    def _leave_decoding(self) -> None:
+        if self._queued:
+            return
+        if self._input_pixels is None:
+            self._admission.unsized -= 1
+        else:
+            self._admission.decoding -= 1
+            self._admission.decoding_pixels -= self._input_pixels

@@ -18,8 +18,10 @@ from starlette.responses import JSONResponse, Response
 from app.inference.decode import BrokenImage, TooManyPixels, UnknownFormat
 from app.inference.engine import DeviceLostError
 from app.inference.render import UnknownClassError
+from app.inference.room import PhotoDoesNotFitError
 from app.serve.admission import OverloadedError, QueueFullError
 from app.serve.batcher import BatcherClosedError, DeadlineExceededError
+from app.serve.forecast import QueueTooLongError
 from app.serve.parameters import InvalidParameterError, NotAcceptableError
 from app.serve.record import record_of
 from app.serve.schemas import ProblemDocument
@@ -81,12 +83,14 @@ PROBLEMS: Final[dict[type[Exception], Problem]] = {
     NotAcceptableError: Problem(406, "not-acceptable", "Not acceptable"),
     TooManyBytesError: Problem(413, "too-many-bytes", "Too many bytes"),
     TooManyPixels: Problem(413, "too-many-pixels", "Too many pixels"),
+    PhotoDoesNotFitError: Problem(413, "out-of-memory", "Too large for the memory"),
     InputTooLargeError: Problem(413, "scaled-too-large", "Too many pixels after scaling"),
     UnknownFormat: Problem(415, "unknown-image-format", "Unknown image format"),
     MissingImageError: Problem(422, "missing-image", "Missing image"),
     InvalidParameterError: INVALID_PARAMETER,
     UnknownClassError: INVALID_PARAMETER,
     QueueFullError: Problem(429, "queue-full", "Queue full"),
+    QueueTooLongError: Problem(429, "queue-too-long", "Queue too long"),
     UploadsFullError: Problem(429, "uploads-full", "Too many uploads"),
     ClientDisconnect: Problem(CLIENT_CLOSED_REQUEST, "client-gone", "Client closed the request"),
     NotReadyError: Problem(503, "not-ready", "Not ready"),

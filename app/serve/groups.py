@@ -1,9 +1,11 @@
 """The order in which waiting items reach the device: FIFO groups of equal shape."""
 
 import itertools
+import sys
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Generic, Protocol, TypeVar
 
 KeyT = TypeVar("KeyT", bound=Hashable)
@@ -32,6 +34,19 @@ class Waiting(Protocol):
 ItemT = TypeVar("ItemT", bound=Waiting)
 
 
+class Reason(StrEnum):
+    """Why a batch was run, with no more in it than it had."""
+
+    FULL = "full"
+    """A cap was reached: on photos, on pixels, or the one that was measured."""
+    IDLE = "idle"
+    """The device was free, and this was all that waited of the group."""
+    DELAY = "delay"
+    """The head had waited for company as long as it may."""
+    RETRY = "retry"
+    """It is part of a batch that failed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Popped(Generic[KeyT, ItemT]):
     """What one pop took out of the queue.
@@ -40,11 +55,32 @@ class Popped(Generic[KeyT, ItemT]):
         key: The group the batch came from; None when there is no batch.
         batch: Items to run together, oldest first; empty when nothing is due.
         expired: Items dropped because their deadline has passed. Their owners must be told.
+        reason: Why the batch goes now.
     """
 
     key: KeyT | None = None
     batch: list[ItemT] = field(default_factory=list)
     expired: list[ItemT] = field(default_factory=list)
+    reason: Reason = Reason.IDLE
+
+
+@dataclass(slots=True, eq=False)
+class _Group(Generic[ItemT]):
+    """One group: its items by order of arrival, what they weigh, how many go together."""
+
+    most_images: int
+    items: OrderedDict[int, ItemT] = field(default_factory=OrderedDict)
+    pixels: int = 0
+
+    @property
+    def head(self) -> tuple[int, ItemT]:
+        return next(iter(self.items.items()))
+
+    def batches(self, max_pixels: int) -> int:
+        """How many batches it makes, if its items are about of a size."""
+        count = len(self.items)
+        per_batch = max(1, min(self.most_images, max_pixels * count // max(1, self.pixels)))
+        return -(-count // per_batch)
 
 
 class GroupQueue(Generic[KeyT, ItemT]):
@@ -59,20 +95,31 @@ class GroupQueue(Generic[KeyT, ItemT]):
     Args:
         max_images: Most items in a batch.
         max_pixels: Most pixels in a batch; an item larger than this runs alone.
+        most_images: A group's own cap on items, beside the two others. Asked when the group
+            appears and after each of its batches; by default there is none.
         delay_s: How long a head waits for company before a batch that is not full becomes
             due. With 0 whatever waits is due at once, so an idle device never waits.
     """
 
-    def __init__(self, *, max_images: int, max_pixels: int, delay_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        *,
+        max_images: int,
+        max_pixels: int,
+        most_images: Callable[[KeyT], int] = lambda key: sys.maxsize,
+        delay_s: float = 0.0,
+    ) -> None:
         self._max_images = max_images
         self._max_pixels = max_pixels
+        self._most_images = most_images
         self._delay_s = delay_s
         self._order = itertools.count()
         # Keyed by order of arrival, over all groups: an item can leave from the middle in
         # constant time, and heads compare exactly even when their clock readings are equal.
-        self._groups: dict[KeyT, OrderedDict[int, ItemT]] = {}
+        self._groups: dict[KeyT, _Group[ItemT]] = {}
         self._pixels = 0
         self._length = 0
+        self._batches = 0
 
     def __len__(self) -> int:
         return self._length
@@ -82,18 +129,30 @@ class GroupQueue(Generic[KeyT, ItemT]):
         """Pixels of all waiting items."""
         return self._pixels
 
+    @property
+    def batches(self) -> int:
+        """How many batches the waiting items make if nothing joins or leaves them."""
+        return self._batches
+
     def push(self, key: KeyT, item: ItemT) -> int:
         """Append an item to its group and return the ticket with which `discard` finds it."""
+        group = self._groups.get(key)
+        if group is None:
+            group = self._groups[key] = _Group(self._cap(key))
+        else:
+            self._batches -= group.batches(self._max_pixels)
         ticket = next(self._order)
-        self._groups.setdefault(key, OrderedDict())[ticket] = item
+        group.items[ticket] = item
+        group.pixels += item.pixels
         self._pixels += item.pixels
         self._length += 1
+        self._batches += group.batches(self._max_pixels)
         return ticket
 
     def discard(self, key: KeyT, ticket: int) -> bool:
         """Take an item out, wherever it stands; False if it has left already."""
         group = self._groups.get(key)
-        if group is None or ticket not in group:
+        if group is None or ticket not in group.items:
             return False
         self._take(key, group, ticket)
         return True
@@ -101,55 +160,70 @@ class GroupQueue(Generic[KeyT, ItemT]):
     def pop(self, now: float) -> Popped[KeyT, ItemT]:
         """Take the next batch that is due, dropping what has expired or is gone on the way."""
         expired = self._drop_dead_heads(now)
-        due = [
-            (next(iter(group)), key) for key, group in self._groups.items() if self._due(group, now)
-        ]
+        due = [(group.head[0], key) for key, group in self._groups.items() if self._due(group, now)]
         if not due:
             return Popped(expired=expired)
         _, key = min(due, key=lambda head: head[0])
         group = self._groups[key]
         batch: list[ItemT] = []
         pixels = 0
-        while group and len(batch) < self._max_images:
-            ticket, item = next(iter(group.items()))
+        reason = Reason.DELAY if self._delay_s else Reason.IDLE
+        while group.items:
+            ticket, item = group.head
             if item.gone or item.deadline <= now:
                 self._take(key, group, ticket)
                 if not item.gone:
                     expired.append(item)
                 continue
-            if batch and pixels + item.pixels > self._max_pixels:
+            if batch and not self._fits(group, len(batch), pixels + item.pixels):
+                reason = Reason.FULL
                 break
             self._take(key, group, ticket)
             batch.append(item)
             pixels += item.pixels
-        return Popped(key, batch, expired)
+        if not self._fits(group, len(batch), pixels + batch[-1].pixels):
+            reason = Reason.FULL  # nothing is left behind, but nothing like it could have joined
+        self._ask_again(key, group)
+        return Popped(key, batch, expired, reason)
 
     def due_in(self, now: float) -> float | None:
         """Seconds until something becomes due, by company, delay or deadline; None if empty."""
         moments = [
             now if self._due(group, now) else min(head.arrived + self._delay_s, head.deadline)
             for group in self._groups.values()
-            for head in [next(iter(group.values()))]
+            for _, head in [group.head]
         ]
         return max(0.0, min(moments) - now) if moments else None
 
     def drain(self) -> list[ItemT]:
         """Take everything out, in order of arrival."""
-        items = [entry for group in self._groups.values() for entry in group.items()]
+        items = [entry for group in self._groups.values() for entry in group.items.items()]
         self._groups.clear()
-        self._pixels = self._length = 0
+        self._pixels = self._length = self._batches = 0
         return [item for _, item in sorted(items, key=lambda entry: entry[0])]
 
-    def _due(self, group: OrderedDict[int, ItemT], now: float) -> bool:
-        head = next(iter(group.values()))
-        return head.arrived + self._delay_s <= now or self._full(group)
+    def _cap(self, key: KeyT) -> int:
+        return max(1, min(self._max_images, self._most_images(key)))
 
-    def _full(self, group: OrderedDict[int, ItemT]) -> bool:
+    def _ask_again(self, key: KeyT, group: _Group[ItemT]) -> None:
+        if group.items:
+            self._batches -= group.batches(self._max_pixels)
+            group.most_images = self._cap(key)
+            self._batches += group.batches(self._max_pixels)
+
+    def _fits(self, group: _Group[ItemT], images: int, pixels: int) -> bool:
+        """Whether one more may join so many items, if they then have so many pixels."""
+        return images < group.most_images and pixels <= self._max_pixels
+
+    def _due(self, group: _Group[ItemT], now: float) -> bool:
+        return group.head[1].arrived + self._delay_s <= now or self._full(group)
+
+    def _full(self, group: _Group[ItemT]) -> bool:
         """Whether another item like the last could not join the group's next batch."""
         pixels = 0
-        for count, item in enumerate(group.values(), start=1):
+        for count, item in enumerate(group.items.values(), start=1):
             pixels += item.pixels
-            if count >= self._max_images or pixels + item.pixels > self._max_pixels:
+            if not self._fits(group, count, pixels + item.pixels):
                 return True
         return False
 
@@ -157,8 +231,8 @@ class GroupQueue(Generic[KeyT, ItemT]):
         """Make every head a live one, so that heads can be compared by age."""
         expired: list[ItemT] = []
         for key, group in list(self._groups.items()):
-            while group:
-                ticket, head = next(iter(group.items()))
+            while group.items:
+                ticket, head = group.head
                 if not head.gone and head.deadline > now:
                     break
                 self._take(key, group, ticket)
@@ -166,9 +240,13 @@ class GroupQueue(Generic[KeyT, ItemT]):
                     expired.append(head)
         return expired
 
-    def _take(self, key: KeyT, group: OrderedDict[int, ItemT], ticket: int) -> None:
-        item = group.pop(ticket)
+    def _take(self, key: KeyT, group: _Group[ItemT], ticket: int) -> None:
+        self._batches -= group.batches(self._max_pixels)
+        item = group.items.pop(ticket)
+        group.pixels -= item.pixels
         self._pixels -= item.pixels
         self._length -= 1
-        if not group:
+        if group.items:
+            self._batches += group.batches(self._max_pixels)
+        else:
             del self._groups[key]

@@ -101,6 +101,7 @@ class RequestMiddleware:
             fields["format"] = record.mask_format
         if record.batch_size is not None:
             fields["batch"] = record.batch_size
+            fields["dispatched"] = record.batch_reason
         for stage, stage_s in record.stages_s.items():
             fields[f"{stage}_ms"] = _milliseconds(stage_s)
         logger.info("request", extra={FIELDS: fields})

@@ -1,34 +1,32 @@
-"""One photo through the stages: decode, queue, forward, encode.
+"""One photo through the stages: decode, queue, transfer, forward, encode.
 
 Decoding and encoding run on threads of their own beside the event loop, the forward on the
 batcher's, so the stages of different requests overlap. What is held between them is bounded by
 the admission. Knows no HTTP.
 """
 
-import asyncio
 import functools
-import math
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from app.inference.decode import decode, read_header, resize, scaled_size
+from app.inference.decode import open_photo, resize, scaled_size
 from app.inference.engine import DeviceLostError, Engine, Segmentation
 from app.serve.admission import Admission, Place
-from app.serve.batcher import Batcher
+from app.serve.batcher import Batcher, BatchReport
 from app.serve.errors import InputTooLargeError
+from app.serve.forecast import Forecast
+from app.serve.loop_lag import LoopLag
 from app.serve.record import RequestRecord
 from app.serve.render import Rendered, Wanted, render
 from app.serve.settings import Settings
 from app.serve.telemetry import Telemetry
 from app.serve.uploads import Upload, UploadBudget
+from app.serve.workers import Workers
 
 Photo = npt.NDArray[np.uint8]
-ReturnT = TypeVar("ReturnT")
 
 _LAST_BATCH_S: Final = 1.0
 """How long closing waits for a forward that is running, in seconds; nobody wants its result."""
@@ -58,33 +56,45 @@ class _Decoded(NamedTuple):
     mask_size: tuple[int, int]
 
 
+class _Segmented(NamedTuple):
+    """A photo after its forward, and how long its batch took to get to the device."""
+
+    segmentation: Segmentation
+    transfer_s: float
+
+
 class Pipeline:
     """The stages around one device, whichever engine a request runs on.
 
     Must be made inside a running event loop, and closed.
 
     Args:
-        device_type: `cpu` or `cuda`.
         settings: Bounds and caps.
         telemetry: Where figures go.
     """
 
-    def __init__(self, device_type: str, settings: Settings, telemetry: Telemetry) -> None:
+    def __init__(self, settings: Settings, telemetry: Telemetry) -> None:
         self._max_pixels = settings.max_pixels
-        self._decoders = ThreadPoolExecutor(settings.decode_threads, "decode")
-        self._encoders = ThreadPoolExecutor(settings.encode_threads, "encode")
-        self._batcher: Batcher[BatchKey, Photo, Segmentation] = Batcher(
-            self._forward,
+        self._telemetry = telemetry
+        self._decoders = Workers("decode", settings.decode_threads)
+        self._encoders = Workers("encode", settings.encode_threads)
+        self._batcher: Batcher[BatchKey, Photo, _Segmented] = Batcher(
+            _forward,
             max_images=settings.batch_images,
-            max_pixels=settings.batch_pixels_on(device_type),
+            max_pixels=settings.batch_pixels,
+            most_images=_most_images,
             delay_s=settings.batch_delay_s,
             fatal=(DeviceLostError,),
-            observe=telemetry.observe_batch,
+            observe=self._observe,
         )
         self.admission = Admission(
             max_requests=settings.queue_requests,
             max_pixels=settings.queue_pixels,
             retry_after=self.retry_after_s,
+        )
+        self._lag = LoopLag()
+        self._forecast = Forecast(
+            self.admission, self._decoders, self._batcher, self._encoders, self._lag
         )
         self.uploads = UploadBudget(settings.upload_bytes, retry_after=self.retry_after_s)
 
@@ -98,9 +108,27 @@ class Pipeline:
         """Photos that wait for the device."""
         return self._batcher.depth
 
+    @property
+    def expected_wait_s(self) -> float:
+        """How long a request that came now would wait behind others, in seconds."""
+        return self._forecast.wait_s()
+
     def retry_after_s(self) -> int:
-        """Seconds until what is queued now should have run, at the recent speed; at least 1."""
-        return max(1, math.ceil(self._batcher.backlog_s))
+        """When a client that is refused now should come back, in whole seconds, at least 1."""
+        return self._forecast.retry_after_s()
+
+    def check(self, deadline: float) -> None:
+        """Refuse before any work is done, even the receiving of a body, on a request in vain.
+
+        Args:
+            deadline: When its answer is no longer wanted, in seconds of `time.monotonic`.
+
+        Raises:
+            QueueFullError: If there is no room for another request.
+            QueueTooLongError: If it would have to wait too long.
+        """
+        self.admission.check()
+        self._forecast.check(deadline)
 
     async def segment(
         self,
@@ -124,19 +152,22 @@ class Pipeline:
             ImageError: If the bytes are no image, broken, or too large; see `decode`.
             InputTooLargeError: If the photo is too large at the wanted scale.
             QueueFullError: If there is no room for the photo.
+            QueueTooLongError: If its answer would come too late.
+            PhotoDoesNotFitError: If the device's memory is too small for the photo.
             DeadlineExceededError: If the deadline passes in the queue.
             BatcherClosedError: If the pipeline is closed meanwhile.
         """
         began = time.monotonic()
         with self.admission.place() as place:
-            decode_upload = functools.partial(self._decode, upload, wanted, place)
-            network_input, photo, mask_size = await _on(self._decoders, decode_upload)
+            decode_upload = functools.partial(self._decode, upload, wanted, place, deadline)
+            network_input, photo, mask_size = await self._decoders.run(decode_upload)
             del decode_upload
             upload.release()
             record.image_size = mask_size[1], mask_size[0]
             record.stages_s["decode"] = time.monotonic() - began
 
             input_size = (network_input.shape[0], network_input.shape[1])
+            place.queued()
             outcome = await self._batcher.submit(
                 BatchKey(engine, input_size, mask_size, wanted.needs_scores),
                 network_input,
@@ -144,21 +175,24 @@ class Pipeline:
                 deadline=deadline,
             )
             del network_input
+            segmentation, transfer_s = outcome.value
             record.stages_s["queue"] = outcome.queued_s
-            record.stages_s["forward"] = outcome.ran_s
+            record.stages_s["transfer"] = transfer_s
+            record.stages_s["forward"] = max(0.0, outcome.ran_s - transfer_s)
             record.batch_size = outcome.batch_size
+            record.batch_reason = outcome.reason
 
             began = time.monotonic()
             encode = functools.partial(
                 render,
-                outcome.value,
+                segmentation,
                 photo,
                 wanted,
                 engine,
                 request_id=record.id,
                 stages_s=dict(record.stages_s),
             )
-            rendered = await _on(self._encoders, encode)
+            rendered = await self._encoders.run(encode)
             record.stages_s["encode"] = time.monotonic() - began
             return rendered
 
@@ -172,34 +206,46 @@ class Pipeline:
         Returns:
             Whether the device's thread has ended.
         """
+        self._lag.close()
         self._batcher.close()
-        self._decoders.shutdown(wait=False, cancel_futures=True)
-        self._encoders.shutdown(wait=False, cancel_futures=True)
+        self._decoders.shutdown()
+        self._encoders.shutdown()
         return await self._batcher.join(_LAST_BATCH_S)
 
-    def _decode(self, upload: Upload, wanted: Wanted, place: Place) -> _Decoded:
+    def _decode(self, upload: Upload, wanted: Wanted, place: Place, deadline: float) -> _Decoded:
         """Decode and scale a photo once its header has found a place for it; in a thread.
 
         Takes the upload, not its bytes: work that waits for a thread must not hold on to the
         bytes of a request that was given up meanwhile and has released them.
         """
-        data = upload.data
-        header = read_header(data, max_pixels=self._max_pixels)
+        opened = open_photo(upload.data, max_pixels=self._max_pixels)
+        header = opened.header
         height, width = scaled_size(header.height, header.width, wanted.scale)
         if height * width > self._max_pixels:
             raise InputTooLargeError(
                 f"At scale {wanted.scale:g} this photo has {width} x {height} pixels; at most "
                 f"{self._max_pixels:,} are accepted. Ask for a smaller `scale`."
             )
-        place.take(max(header.pixels, height * width))
-        photo = decode(data, max_pixels=self._max_pixels)
+        self._forecast.check_sized(height * width, deadline)
+        place.take(max(header.pixels, height * width), height * width)
+        photo = opened.decode()
         mask_size = (photo.shape[0], photo.shape[1])
         network_input = resize(photo, scaled_size(*mask_size, wanted.scale))
         return _Decoded(network_input, photo if wanted.needs_photo else None, mask_size)
 
-    def _forward(self, key: BatchKey, photos: Sequence[Photo]) -> list[Segmentation]:
-        return key.engine.segment(photos, size=key.mask_size, scores=key.scores)
+    def _observe(self, report: BatchReport[BatchKey]) -> None:
+        self._telemetry.observe_batch(report, report.key.input_size)
 
 
-async def _on(pool: ThreadPoolExecutor, function: Callable[[], ReturnT]) -> ReturnT:
-    return await asyncio.get_running_loop().run_in_executor(pool, function)
+def _most_images(key: BatchKey) -> int:
+    """How many photos of a group share a forward to advantage, as measured at warm-up."""
+    height, width = key.input_size
+    return key.engine.caps.images(height * width)
+
+
+def _forward(key: BatchKey, photos: list[Photo]) -> list[_Segmented]:
+    began = time.monotonic()
+    batch = key.engine.upload(photos)
+    transfer_s = time.monotonic() - began
+    segmentations = key.engine.segment_batch(batch, size=key.mask_size, scores=key.scores)
+    return [_Segmented(segmentation, transfer_s) for segmentation in segmentations]

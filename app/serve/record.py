@@ -24,8 +24,9 @@ class RequestRecord:
         problem: Which problem the answer tells of, as in `errors.Problem.slug`.
         image_size: (width, height) of the photo.
         mask_format: Format of the masks.
-        stages_s: Stage -> seconds, in order: decode, queue, forward, encode.
+        stages_s: Stage -> seconds, in order: decode, queue, transfer, forward, encode.
         batch_size: Photos in the batch that the photo ran in.
+        batch_reason: Why that batch was run when it was, as in `groups.Reason`.
     """
 
     id: str
@@ -39,6 +40,7 @@ class RequestRecord:
     mask_format: str | None = None
     stages_s: dict[str, float] = field(default_factory=dict)
     batch_size: int | None = None
+    batch_reason: str | None = None
 
 
 def attach_record(scope: Scope, record: RequestRecord) -> None:

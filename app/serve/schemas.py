@@ -104,8 +104,9 @@ class TimingMs(BaseModel):
     """Milliseconds spent in each stage."""
 
     decode: float
-    queue: float
-    forward: float
+    queue: float = Field(description="The wait for the device.")
+    transfer: float = Field(description="From main memory to the device, for the whole batch.")
+    forward: float = Field(description="The network, and label maps back, for the whole batch.")
     encode: float
 
 

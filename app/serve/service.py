@@ -2,6 +2,7 @@
 
 import logging
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -34,8 +35,13 @@ class Phase(StrEnum):
     FAILED = "failed"
 
 
-def load_engine(settings: Settings) -> Engine:
-    """Load the checkpoint and warm it up; blocking, takes seconds.
+def load_engine(settings: Settings, serving: Engine | None = None) -> Engine:
+    """Load the checkpoint, warm it up and find its batch caps; blocking, takes seconds.
+
+    Args:
+        settings: How to serve.
+        serving: An engine that may be at work meanwhile. If it is as fast, its caps are taken
+            over: what is timed beside it would be its load.
 
     Raises:
         CheckpointError: If the file is no usable checkpoint.
@@ -45,7 +51,25 @@ def load_engine(settings: Settings) -> Engine:
     engine = Engine.load(settings.checkpoint, device=settings.device, precision=settings.precision)
     if settings.warm_up_sizes:
         engine.warm_up(settings.warm_up_sizes)
+        if serving is None or not engine.adopt_caps(serving):
+            engine.measure_caps(
+                most_images=settings.batch_images, most_pixels=settings.batch_pixels
+            )
     return engine
+
+
+class EngineLoader:
+    """Loads engines with `load_engine`, one after another, each beside the one before."""
+
+    def __init__(self) -> None:
+        self._before: Callable[[], Engine | None] = lambda: None
+
+    def __call__(self, settings: Settings) -> Engine:
+        """Load one; see `load_engine`."""
+        engine = load_engine(settings, self._before())
+        # Weak: the engine's memory is for those who serve with it to keep.
+        self._before = weakref.ref(engine)
+        return engine
 
 
 class Service:
@@ -230,7 +254,7 @@ class Service:
 
     def _become_ready(self, engine: Engine) -> None:
         try:
-            self._pipeline = Pipeline(engine.device.type, self.settings, self.telemetry)
+            self._pipeline = Pipeline(self.settings, self.telemetry)
             self._show_model(engine)
             self._export_state(self._pipeline, engine.device)
         except Exception as error:
@@ -267,6 +291,11 @@ class Service:
             "fcn_admitted_pixels",
             "Pixels of the photos admitted and not yet answered.",
             lambda: pipeline.admission.pixels,
+        )
+        telemetry.show(
+            "fcn_expected_wait_seconds",
+            "How long a request that came now would wait behind others.",
+            lambda: pipeline.expected_wait_s,
         )
         telemetry.show(
             "fcn_upload_bytes",

@@ -17,13 +17,9 @@ from app.serve.uploads import OVERHEAD_BYTES
 
 PREFIX: Final = "FCN_"
 
-_CPU_BATCH_PIXELS: Final = 262_144
-"""On a CPU batches pay for small photos only: 96x96 gains 1.6x from batches of 8, 480x360
-(172,800 pixels) loses 10 % from batches of 4. This cap batches the one and not the other."""
-
-_CUDA_BATCH_PIXELS: Final = 4_194_304
+_BATCH_PIXELS: Final = 4_194_304
 """24 photos of 480x360. The widest feature maps, 64 channels at full size, then take 0.5 GB
-each in 16-bit precision."""
+each in 16-bit precision: a bound on memory. What is fast is measured, and usually less."""
 
 _MOST_THREADS: Final = 8
 
@@ -110,7 +106,7 @@ class Settings(BaseSettings):
     queue_requests: int = Field(
         256,
         ge=1,
-        description="Requests admitted and not yet answered; beyond it 429.",
+        description="Requests received and not yet answered; beyond it 429.",
         json_schema_extra={"unit": "requests"},
     )
     queue_pixels: int = Field(
@@ -122,16 +118,18 @@ class Settings(BaseSettings):
         json_schema_extra={"unit": "pixels"},
     )
     batch_images: int = Field(
-        16, ge=1, description="Most photos in a batch.", json_schema_extra={"unit": "photos"}
-    )
-    batch_pixels: int | None = Field(
-        None,
+        16,
         ge=1,
-        description="Most pixels in a batch; a larger photo runs alone.",
-        json_schema_extra={
-            "unit": "pixels",
-            "shown": f"{_CPU_BATCH_PIXELS} on a CPU, {_CUDA_BATCH_PIXELS} on CUDA",
-        },
+        description="Most photos in a batch. How many of a size share a forward to advantage is "
+        "measured when the checkpoint is loaded; this bounds it.",
+        json_schema_extra={"unit": "photos"},
+    )
+    batch_pixels: int = Field(
+        _BATCH_PIXELS,
+        ge=1,
+        description="Most pixels in a batch, which bounds the memory of a forward, whatever was "
+        "measured; a larger photo runs alone.",
+        json_schema_extra={"unit": "pixels"},
     )
     batch_delay_s: float = Field(
         0.0,
@@ -159,7 +157,8 @@ class Settings(BaseSettings):
         gt=0,
         allow_inf_nan=False,
         description="From a request's first byte to its answer; then 504. A client's "
-        "`X-Request-Timeout` can only shorten it.",
+        "`X-Request-Timeout` can only shorten it. A request that would wait too long behind "
+        "others to meet it is answered with 429 at once.",
         json_schema_extra={"unit": "seconds"},
     )
     drain_s: float = Field(
@@ -200,12 +199,6 @@ class Settings(BaseSettings):
                 f"{PREFIX}DRAIN_GRACE_S ({self.drain_grace_s:g}) that it includes"
             )
         return self
-
-    def batch_pixels_on(self, device_type: str) -> int:
-        """Pixel cap of a batch on a device of that type (`cpu`, `cuda`)."""
-        if self.batch_pixels is not None:
-            return self.batch_pixels
-        return _CUDA_BATCH_PIXELS if device_type == "cuda" else _CPU_BATCH_PIXELS
 
 
 def default_threads() -> int:

@@ -3,8 +3,10 @@
 All figures are of one process; run one process per device.
 """
 
+from collections import Counter as Multiset
+from collections import deque
 from collections.abc import Callable
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -16,6 +18,7 @@ from prometheus_client import (
 )
 
 from app.serve.batcher import BatchReport
+from app.serve.groups import Reason
 from app.serve.record import RequestRecord
 
 UNMATCHED: Final = "unmatched"
@@ -32,6 +35,9 @@ _SECONDS: Final = (
 )
 _IMAGES: Final = (1, 2, 4, 8, 16, 32, 64, 128)
 _PIXELS: Final = tuple(4**power for power in range(5, 14))  # 1,024 to 67 million
+
+_RECENT_BATCHES: Final = 1000
+"""Batches whose network input sizes are remembered."""
 
 
 class Telemetry:
@@ -81,6 +87,22 @@ class Telemetry:
             buckets=_SECONDS,
             registry=self.registry,
         )
+        self._batches = Counter(
+            "fcn_batches",
+            "Batches, by why they were run: `full` (a cap was reached), `idle` (the device was "
+            "free, and it was all there was of the group), `delay` (the wait for company was "
+            "over), `retry` (a part of one that failed).",
+            ["reason"],
+            registry=self.registry,
+        )
+        for reason in Reason:
+            self._batches.labels(reason)  # a rate needs the zero before the first
+        self._shapes = RecentShapes(_RECENT_BATCHES)
+        self.show(
+            "fcn_recent_shapes",
+            f"Different network input sizes in the last {_RECENT_BATCHES:,} batches.",
+            lambda: len(self._shapes),
+        )
         self._batch_failures = Counter(
             "fcn_batch_failures", "Batches whose forward failed.", registry=self.registry
         )
@@ -108,8 +130,10 @@ class Telemetry:
         if record.problem is not None:
             self._rejects.labels(record.problem).inc()
 
-    def observe_batch(self, report: BatchReport) -> None:
-        """Count a run of the network."""
+    def observe_batch(self, report: BatchReport[Any], input_size: tuple[int, int]) -> None:
+        """Count a run of the network on photos of that height and width."""
+        self._batches.labels(report.reason).inc()
+        self._shapes.add(input_size)
         self._batch_images.observe(report.images)
         self._batch_pixels.observe(report.pixels)
         self._batch_seconds.observe(report.ran_s)
@@ -132,3 +156,25 @@ class Telemetry:
     def exposition(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry)
+
+
+class RecentShapes:
+    """The different shapes among the last so many; its length is their number."""
+
+    def __init__(self, remembered: int) -> None:
+        self._remembered = remembered
+        self._order: deque[tuple[int, int]] = deque()
+        self._counts: Multiset[tuple[int, int]] = Multiset()
+
+    def __len__(self) -> int:
+        return len(self._counts)
+
+    def add(self, shape: tuple[int, int]) -> None:
+        """Remember a shape, and forget the oldest if there are too many."""
+        self._order.append(shape)
+        self._counts[shape] += 1
+        if len(self._order) > self._remembered:
+            oldest = self._order.popleft()
+            self._counts[oldest] -= 1
+            if not self._counts[oldest]:
+                del self._counts[oldest]

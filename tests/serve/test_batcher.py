@@ -8,9 +8,12 @@ import weakref
 from contextlib import asynccontextmanager
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from serve_doubles import PATIENCE_S
 
 from app.serve.batcher import Batcher, BatcherClosedError, DeadlineExceededError, Outcome
+from app.serve.groups import Reason
 
 pytestmark = pytest.mark.anyio
 
@@ -30,6 +33,7 @@ class Device:
         self.began = threading.Semaphore(0)
         self.go = threading.Semaphore(0)
         self.held = held
+        self.results = lambda payloads: [payload * 2 for payload in payloads]
 
     def __call__(self, key, payloads):
         self.runs.append((key, list(payloads)))
@@ -40,7 +44,7 @@ class Device:
         for payload in payloads:
             if payload in self.fails:
                 raise self.fails[payload]
-        return [payload * 2 for payload in payloads]
+        return self.results(payloads)
 
     async def busy(self):
         assert await asyncio.to_thread(self.began.acquire, timeout=PATIENCE_S)
@@ -57,6 +61,9 @@ class Clock:
 
     def __call__(self):
         return self.now
+
+    def pass_by(self, seconds):
+        self.now += seconds
 
 
 @asynccontextmanager
@@ -92,8 +99,8 @@ async def test_a_result_comes_back_with_its_timings():
         device.release(2)
         outcomes = await asyncio.gather(first, second)
     assert outcomes == [
-        Outcome(42, queued_s=0.0, ran_s=10.0, batch_size=1),
-        Outcome(8, queued_s=7.0, ran_s=0.0, batch_size=1),
+        Outcome(42, queued_s=0.0, ran_s=10.0, batch_size=1, reason=Reason.IDLE),
+        Outcome(8, queued_s=7.0, ran_s=0.0, batch_size=1, reason=Reason.IDLE),
     ]
 
 
@@ -150,6 +157,100 @@ async def test_one_poisoned_item_fails_alone():
     assert [getattr(result, "value", result) for result in results] == [0, 2, 4, poison, 8]
 
 
+@pytest.mark.parametrize("culprit", [1, 6, 16])
+async def test_a_culprit_is_found_by_halving(culprit):
+    device = Device(held=True)
+    device.fails = {culprit: ValueError("poison")}
+    async with batching(device, max_images=16) as batcher:
+        first = submit(batcher, 0)
+        await device.busy()
+        rest = [submit(batcher, n) for n in range(1, 17)]
+        await settle()
+        device.release(100)
+        results = await asyncio.gather(first, *rest, return_exceptions=True)
+    assert [n for n, result in enumerate(results) if isinstance(result, ValueError)] == [culprit]
+    runs = [payloads for _, payloads in device.runs[1:]]
+    assert runs[0] == list(range(1, 17))
+    assert len(runs) == 1 + 2 * 4
+    assert runs.count([culprit]) == 1
+
+
+async def test_a_batch_that_does_not_fit_is_halved_until_it_does():
+    class Small(Device):
+        def __call__(self, key, payloads):
+            results = super().__call__(key, payloads)
+            if len(payloads) > 3:
+                raise MemoryError("out of memory")
+            return results
+
+    device = Small(held=True)
+    async with batching(device, max_images=16) as batcher:
+        first = submit(batcher, 0)
+        await device.busy()
+        rest = [submit(batcher, n) for n in range(1, 11)]
+        await settle()
+        device.release(100)
+        outcomes = await asyncio.gather(first, *rest)
+    assert [outcome.value for outcome in outcomes] == [2 * n for n in range(11)]
+    assert [len(payloads) for _, payloads in device.runs] == [1, 10, 5, 3, 2, 5, 3, 2]
+    assert {outcome.reason for outcome in outcomes[1:]} == {Reason.RETRY}
+
+
+async def test_healthy_halves_do_not_wait_until_the_culprit_is_found():
+    device = Device(held=True)
+    device.fails = {3: ValueError("poison")}
+    async with batching(device) as batcher:
+        first = submit(batcher, 0)
+        await device.busy()
+        rest = [submit(batcher, n) for n in (1, 2, 3, 4)]
+        await settle()
+        for _ in range(3):  # the first, the batch of four, its first half
+            device.go.release()
+        outcomes = await asyncio.wait_for(asyncio.gather(first, *rest[:2]), PATIENCE_S)
+        assert [outcome.value for outcome in outcomes] == [0, 2, 4]
+        assert not rest[2].done()
+        device.release(100)
+        await asyncio.gather(*rest, return_exceptions=True)
+
+
+async def test_what_expires_while_halves_run_is_not_run_again():
+    device, clock = Device(held=True), Clock()
+    device.fails = {1: ValueError("poison")}
+    async with batching(device, clock=clock) as batcher:
+        first = submit(batcher, 0)
+        await device.busy()
+        culprit, live = submit(batcher, 1), submit(batcher, 3)
+        late = submit(batcher, 2, deadline=5.0)
+        await settle()
+        device.go.release()
+        await device.busy()
+        clock.now = 5.0
+        device.release(100)
+        results = await asyncio.gather(first, culprit, late, live, return_exceptions=True)
+    assert isinstance(results[1], ValueError)
+    assert isinstance(results[2], DeadlineExceededError)
+    assert results[3].value == 6
+    assert [payloads for _, payloads in device.runs] == [[0], [1, 3, 2], [1, 3], [1], [3]]
+
+
+async def test_a_fatal_error_among_halves_fails_the_rest_and_ends_the_thread():
+    device = Device(held=True)
+    device.fails = {2: ValueError("poison"), 3: ConnectionError("the device is lost")}
+    async with batching(device, fatal=(ConnectionError,)) as batcher:
+        first = submit(batcher, 0)
+        await device.busy()
+        rest = [submit(batcher, n) for n in (1, 2, 3, 4)]
+        await settle()
+        device.release(100)
+        waited = asyncio.gather(first, *rest, return_exceptions=True)
+        results = await asyncio.wait_for(waited, PATIENCE_S)
+        assert await batcher.join(PATIENCE_S)
+        assert not batcher.alive
+    assert [getattr(result, "value", result) for result in results[:2]] == [0, 2]
+    assert isinstance(results[2], ValueError)
+    assert all(isinstance(result, ConnectionError | BatcherClosedError) for result in results[3:])
+
+
 async def test_a_failing_run_does_not_stop_the_next():
     device = Device()
     device.fails = {1: MemoryError("no")}
@@ -168,8 +269,9 @@ async def test_even_an_error_that_no_future_can_hold_is_delivered():
 
 
 async def test_a_run_that_returns_too_little_fails_its_items():
-    async with batching(Device()) as batcher:
-        batcher._run = lambda key, payloads: []
+    device = Device()
+    device.results = lambda payloads: []
+    async with batching(device) as batcher:
         with pytest.raises(RuntimeError, match="0 results for a batch of 1"):
             await asyncio.wait_for(batcher.submit("k", 1, pixels=1), PATIENCE_S)
 
@@ -284,29 +386,140 @@ async def test_runs_are_reported():
         device.release(10)
         await asyncio.gather(*tasks, return_exceptions=True)
         await settle()
-    assert [(r.images, r.pixels, r.failed) for r in reports] == [
-        (1, 10, False),
-        (2, 5, True),
-        (1, 2, False),
-        (1, 3, True),
+    assert [(r.key, r.images, r.pixels, r.failed, r.reason) for r in reports] == [
+        ("k", 1, 10, False, "idle"),
+        ("k", 2, 5, True, "idle"),
+        ("k", 1, 2, False, "retry"),
+        ("k", 1, 3, True, "retry"),
     ]
 
 
-async def test_the_backlog_is_estimated_from_recent_runs():
-    device = Device()
-    async with batching(device, clock=lambda: 2.0 * len(device.runs)) as batcher:
-        assert batcher.backlog_s == 0
+async def test_the_wait_is_estimated_from_recent_runs():
+    device, clock = Device(), Clock()
+    device.results = lambda payloads: clock.pass_by(2.0) or payloads
+    async with batching(device, clock=clock, max_pixels=400) as batcher:
+        assert batcher.expected_s() == batcher.cost_s(100) == 0
         await batcher.submit("k", 1, pixels=100)  # 2 s for 100 pixels
         await device.busy()
+        assert batcher.expected_s() == 0
+        assert batcher.cost_s(50) == pytest.approx(1)
         device.held = True
         running = submit(batcher, 1, pixels=100)
         await device.busy()
         waiting = submit(batcher, 2, key="other", pixels=400)
         await settle()
-        assert batcher.backlog_s == 10
+        clock.pass_by(0.5)
+        assert batcher.expected_s() == pytest.approx(1.5 + 8)
+        assert batcher.expected_s(items=2, pixels=100) == pytest.approx(1.5 + 8 + 2)
+        assert batcher.expected_s(unsized=3) == pytest.approx(1.5 + 8 + 3 * 2)
+        clock.pass_by(60)  # what runs takes longer than it should: nobody knows how much
+        assert batcher.expected_s() == pytest.approx(8)
         device.release(2)
         await asyncio.gather(running, waiting)
-        assert batcher.backlog_s == 0
+        await settle()
+        assert batcher.expected_s() == 0
+
+
+class Faulty(Device):
+    """Takes a second of a simulated clock for a run; fails on odd payloads and large batches."""
+
+    def __init__(self, clock, most):
+        super().__init__(held=True)
+        self.clock = clock
+        self.most = most
+
+    def __call__(self, key, payloads):
+        assert len({payload[0] for payload in payloads}) == 1
+        self.runs.append((key, list(payloads)))
+        self.began.release()
+        if self.held:
+            assert self.go.acquire(timeout=PATIENCE_S)
+        self.clock.pass_by(1.0)
+        if len(payloads) > self.most:
+            raise MemoryError
+        if any(payload[1] % 7 == 1 for payload in payloads):
+            raise ValueError("poison")
+        return payloads
+
+
+submissions = st.lists(
+    st.tuples(
+        st.sampled_from("abc"),
+        st.integers(1, 40),
+        st.integers(1, 12) | st.none(),
+        st.sampled_from(["wait", "wait", "wait", "leave"]),
+    ),
+    min_size=1,
+    max_size=24,
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    submissions=submissions,
+    most=st.integers(1, 8),
+    max_images=st.integers(1, 8),
+    caps=st.fixed_dictionaries({key: st.integers(1, 8) for key in "abc"}),
+    close=st.booleans(),
+)
+def test_every_item_is_resolved_exactly_once_whatever_happens(
+    submissions, most, max_images, caps, close
+):
+    """Poisoned items, batches that do not fit, deadlines, clients that leave, an early end."""
+
+    async def scenario():
+        clock = Clock()
+        device = Faulty(clock, most)
+        options = {"max_images": max_images, "max_pixels": 100, "most_images": caps.__getitem__}
+        async with batching(device, clock=clock, **options) as batcher:
+            tasks = [
+                submit(
+                    batcher,
+                    (key, n),
+                    key=key,
+                    pixels=pixels,
+                    deadline=float("inf") if deadline is None else deadline,
+                )
+                for n, (key, pixels, deadline, _) in enumerate(submissions)
+            ]
+            await device.busy()
+            await settle()
+            for task, (*_, ending) in zip(tasks, submissions, strict=True):
+                if ending == "leave":
+                    task.cancel()
+            await settle()
+            if close:
+                batcher.close()
+            device.release(1000)
+            async with asyncio.timeout(PATIENCE_S):
+                results = await asyncio.gather(*tasks, return_exceptions=True)
+            await settle()
+            assert batcher.depth == 0
+        return device, results
+
+    device, results = asyncio.run(scenario())
+    pixels = {(key, n): pixels for n, (key, pixels, *_) in enumerate(submissions)}
+    for key, payloads in device.runs:
+        assert len(payloads) <= min(max_images, caps[key])
+        assert len(payloads) == 1 or sum(pixels[payload] for payload in payloads) <= 100
+    for n, (result, (key, _, deadline, ending)) in enumerate(
+        zip(results, submissions, strict=True)
+    ):
+        runs = [payloads for _, payloads in device.runs if (key, n) in payloads]
+        if isinstance(result, Outcome):
+            assert result.value == (key, n)
+            assert len(runs[-1]) == result.batch_size <= most
+        elif isinstance(result, ValueError):
+            assert n % 7 == 1
+            assert runs[-1] == [(key, n)]
+        elif isinstance(result, DeadlineExceededError):
+            assert deadline is not None
+        elif isinstance(result, BatcherClosedError):
+            assert close
+            assert not runs
+        else:
+            assert isinstance(result, asyncio.CancelledError)
+            assert ending == "leave"
 
 
 @pytest.fixture
@@ -318,17 +531,17 @@ def _hasty_threads():
 
 
 @pytest.mark.usefixtures("_hasty_threads")
-async def test_the_backlog_can_be_read_from_any_thread_while_batches_finish():
+async def test_the_wait_can_be_read_from_any_thread_while_batches_finish():
     done = threading.Event()
 
     def read():
         while not done.is_set():
-            assert batcher.backlog_s >= 0
+            assert batcher.expected_s(unsized=1) >= 0
 
     async with batching(Device()) as batcher:
         reader = asyncio.create_task(asyncio.to_thread(read))
         try:
-            for n in range(2000):
+            for n in range(800):
                 await batcher.submit("k", n, pixels=1)
         finally:
             done.set()

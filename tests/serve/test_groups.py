@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.serve.groups import GroupQueue
+from app.serve.groups import GroupQueue, Popped, Reason
 
 
 @dataclass(eq=False)
@@ -21,8 +21,13 @@ class Item:
     order: int = -1
 
 
-def queue(max_images=4, max_pixels=100, delay_s=0.0):
-    return GroupQueue(max_images=max_images, max_pixels=max_pixels, delay_s=delay_s)
+def queue(max_images=4, max_pixels=100, delay_s=0.0, **most_images):
+    return GroupQueue(
+        max_images=max_images,
+        max_pixels=max_pixels,
+        delay_s=delay_s,
+        most_images=lambda key: most_images.get(key, 1000),
+    )
 
 
 def push(groups, *items):
@@ -65,6 +70,68 @@ def test_batches_are_capped_by_pixels_and_a_larger_item_runs_alone():
     assert groups.pop(0.0).batch == list(items[:2])
     assert groups.pop(0.0).batch == [items[2]]
     assert groups.pop(0.0).batch == [items[3]]
+
+
+def test_a_group_may_have_a_smaller_cap_of_its_own_but_always_takes_one():
+    groups = queue(max_images=3, a=2, b=0)
+    a = push(groups, *(Item("a") for _ in range(3)))
+    b = push(groups, *(Item("b") for _ in range(2)))
+    c = push(groups, *(Item("c") for _ in range(4)))
+    batches = [groups.pop(0.0).batch for _ in range(6)]
+    assert batches == [list(a[:2]), [a[2]], [b[0]], [b[1]], list(c[:3]), [c[3]]]
+
+
+def test_a_group_that_never_empties_is_asked_for_its_cap_again():
+    caps = [3, 1, 1]
+    groups = GroupQueue(max_images=9, max_pixels=9, most_images=lambda key: caps.pop(0))
+    push(groups, *(Item() for _ in range(5)))
+    assert [len(groups.pop(0.0).batch) for _ in range(2)] == [3, 1]
+
+
+@pytest.mark.parametrize(
+    ("waiting", "reason"),
+    [
+        ([Item()], Reason.IDLE),
+        ([Item()] * 3, Reason.IDLE),
+        ([Item()] * 4, Reason.FULL),
+        ([Item()] * 5, Reason.FULL),
+        ([Item(pixels=50)], Reason.IDLE),
+        ([Item(pixels=51)], Reason.FULL),
+        ([Item(pixels=50)] * 2, Reason.FULL),
+        ([Item(pixels=30), Item(pixels=90)], Reason.FULL),
+        ([Item(key="own")], Reason.IDLE),
+        ([Item(key="own")] * 2, Reason.FULL),
+    ],
+)
+def test_a_batch_tells_why_it_goes(waiting, reason):
+    groups = queue(max_images=4, max_pixels=100, own=2)
+    push(groups, *waiting)
+    assert groups.pop(0.0).reason is reason
+
+
+def test_a_batch_that_waited_for_company_tells_so():
+    groups = queue(delay_s=1.0)
+    push(groups, Item())
+    assert groups.pop(1.0).reason is Reason.DELAY
+    push(groups, *(Item(arrived=1.0) for _ in range(4)))
+    assert groups.pop(1.0).reason is Reason.FULL
+
+
+def test_batches_to_come_are_counted_by_the_caps():
+    groups = queue(max_images=4, max_pixels=100, own=2)
+    assert groups.batches == 0
+    push(groups, *(Item("a") for _ in range(5)))
+    assert groups.batches == 2
+    push(groups, *(Item("own") for _ in range(5)))
+    assert groups.batches == 2 + 3
+    large = push(groups, *(Item("large", pixels=40) for _ in range(3)))
+    assert groups.batches == 2 + 3 + 2
+    groups.discard("large", large[1].order)
+    assert groups.batches == 2 + 3 + 1
+    groups.pop(0.0)
+    assert groups.batches == 1 + 3 + 1
+    groups.drain()
+    assert groups.batches == 0
 
 
 def test_expired_items_are_handed_back_and_gone_ones_are_forgotten():
@@ -132,6 +199,7 @@ class Simulation:
     groups: GroupQueue
     max_images: int
     max_pixels: int
+    most_images: dict[str, int]
     cost: dict[str, float]
     ran: list[Item] = field(default_factory=list)
     expired: list[Item] = field(default_factory=list)
@@ -152,7 +220,7 @@ class Simulation:
             for item in waiting:
                 item.gone |= leaving.get(id(item), math.inf) <= now
             popped = self.groups.pop(now)
-            self.check(popped.batch, waiting, now)
+            self.check(popped, waiting, now)
             for item in popped.batch + popped.expired:
                 waiting.remove(item)
             self.ran += popped.batch
@@ -160,7 +228,8 @@ class Simulation:
             if popped.batch:
                 idle_at = now + self.cost[popped.key]
 
-    def check(self, batch: list[Item], waiting: list[Item], now: float) -> None:
+    def check(self, popped: Popped, waiting: list[Item], now: float) -> None:
+        batch = popped.batch
         live = [item for item in waiting if not item.gone and item.deadline > now]
         # Work-conserving: with anything live in the queue the device is given something.
         assert bool(batch) == bool(live)
@@ -169,13 +238,16 @@ class Simulation:
         # Fair: the head is the oldest of all, so nothing is overtaken by a younger head.
         assert batch[0] is min(live, key=lambda item: item.order)
         assert len({item.key for item in batch}) == 1
-        assert len(batch) <= self.max_images
+        most = max(1, min(self.max_images, self.most_images[popped.key]))
+        assert len(batch) <= most
         assert len(batch) == 1 or sum(item.pixels for item in batch) <= self.max_pixels
         assert all(item in live for item in batch)
         # FIFO within the group, and no company left behind that would have fitted.
         mates = [item for item in live if item.key == batch[0].key]
         assert batch == mates[: len(batch)]
-        if len(batch) < min(len(mates), self.max_images):
+        if len(batch) < len(mates):
+            assert popped.reason is Reason.FULL
+        if len(batch) < min(len(mates), most):
             assert sum(item.pixels for item in mates[: len(batch) + 1]) > self.max_pixels
 
 
@@ -183,7 +255,7 @@ keys = st.sampled_from("abcde")
 moments = st.integers(0, 40).map(float)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(
     arrivals=st.lists(
         st.builds(
@@ -199,16 +271,61 @@ moments = st.integers(0, 40).map(float)
     costs=st.fixed_dictionaries({key: st.integers(0, 10).map(float) for key in "abcde"}),
     max_images=st.integers(1, 5),
     max_pixels=st.integers(1, 100),
+    most_images=st.fixed_dictionaries({key: st.integers(0, 6) for key in "abcde"}),
 )
-def test_nothing_is_lost_starved_or_mixed(arrivals, patience, costs, max_images, max_pixels):
-    simulation = Simulation(queue(max_images, max_pixels), max_images, max_pixels, costs)
+def test_nothing_is_lost_starved_or_mixed(
+    arrivals, patience, costs, max_images, max_pixels, most_images
+):
+    groups = queue(max_images, max_pixels, **most_images)
+    simulation = Simulation(groups, max_images, max_pixels, most_images, costs)
     leaving = {id(item): at for item, at in zip(arrivals, patience, strict=False)}
     simulation.run(arrivals, leaving)
     accounted = simulation.ran + simulation.expired
     assert len({id(item) for item in accounted}) == len(accounted)
     assert all(item.gone or item in accounted for item in arrivals)
     assert all(item.deadline < math.inf for item in simulation.expired)
-    assert simulation.groups.pixels == 0
+    assert groups.pixels == groups.batches == len(groups) == 0
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    items=st.lists(st.tuples(keys, st.integers(1, 60)), max_size=30),
+    leaving=st.lists(st.booleans(), min_size=30, max_size=30),
+    max_images=st.integers(1, 5),
+    max_pixels=st.integers(1, 100),
+)
+def test_the_batches_counted_are_those_that_come(items, leaving, max_images, max_pixels):
+    groups = queue(max_images, max_pixels)
+    # The count takes the items of a group for equals, which photos of one shape are.
+    pixels = dict(items)
+    pushed = push(groups, *(Item(key, pixels[key]) for key, _ in items))
+    for item, leaves in zip(pushed, leaving, strict=False):
+        if leaves:
+            assert groups.discard(item.key, item.order)
+    while len(groups):
+        expected = groups.batches
+        assert groups.pop(0.0).batch
+        assert groups.batches == expected - 1
+    assert groups.batches == 0
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    sizes=st.integers(1, 12),
+    flood=st.lists(st.integers(0, 11), min_size=1, max_size=60),
+    max_images=st.integers(1, 8),
+)
+def test_the_wait_is_bounded_by_what_was_there_before(sizes, flood, max_images):
+    """Whatever is sent later, it can only fill the batches that were ahead already."""
+    groups = queue(max_images=max_images, max_pixels=10**9)
+    push(groups, *(Item(f"size {index % sizes}") for index in flood))
+    ahead = groups.batches
+    (rare,) = push(groups, Item("rare"))
+    batches = 0
+    while rare not in groups.pop(0.0).batch:
+        batches += 1
+        push(groups, *(Item(f"size {index % sizes}") for index in flood))
+    assert batches <= ahead
 
 
 @pytest.mark.parametrize("sizes", [2, 500])

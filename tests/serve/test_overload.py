@@ -2,11 +2,13 @@
 
 import asyncio
 import functools
+import threading
 
 import httpx
 import pytest
 from serve_doubles import PATIENCE_S, EngineDouble, encode, make_photo
 
+from app.inference.decode import OpenedPhoto
 from app.serve import pipeline
 from app.serve.batcher import Batcher
 from app.serve.settings import Settings
@@ -41,10 +43,8 @@ async def test_a_full_queue_is_429_with_retry_after_and_empties_again(serving):
 
 async def test_pixels_are_bounded_too_and_before_decoding(serving, monkeypatch):
     decoded = []
-    real = pipeline.decode
-    monkeypatch.setattr(
-        pipeline, "decode", lambda data, **kw: decoded.append(len(data)) or real(data, **kw)
-    )
+    real = OpenedPhoto.decode
+    monkeypatch.setattr(OpenedPhoto, "decode", lambda self: decoded.append(self) or real(self))
     async with serving(queue_pixels=100, max_pixels=100) as served:
         served.engine.gate.clear()
         taken = [post_later(served) for _ in range(2)]
@@ -146,11 +146,21 @@ async def test_a_client_that_leaves_during_its_upload_leaves_nothing(serving):
         assert served.service.running_pipeline.uploads.held == 0
 
 
-async def test_retry_after_grows_with_what_is_queued(serving, monkeypatch):
-    engine = EngineDouble()
-    half_seconds = functools.partial(Batcher, clock=lambda: 0.5 * len(engine.batches))
-    monkeypatch.setattr(pipeline, "Batcher", half_seconds)
-    async with serving(engine) as served:
+@pytest.fixture
+def slow_device(monkeypatch):
+    """Let every run look as if it had taken so many seconds."""
+
+    def make(seconds):
+        engine = EngineDouble()
+        slow = functools.partial(Batcher, clock=lambda: seconds * len(engine.batches))
+        monkeypatch.setattr(pipeline, "Batcher", slow)
+        return engine
+
+    return make
+
+
+async def test_retry_after_grows_with_what_is_queued(serving, slow_device):
+    async with serving(slow_device(0.5)) as served:
         running = served.service.running_pipeline
         assert running.retry_after_s() == 1
         await served.post(PNG)  # 48 pixels in half a second
@@ -162,6 +172,91 @@ async def test_retry_after_grows_with_what_is_queued(serving, monkeypatch):
         assert running.retry_after_s() == 3
         served.engine.gate.set()
         await asyncio.gather(*taken)
+
+
+async def test_a_wait_that_would_be_too_long_is_429_before_the_body_is_read(serving, slow_device):
+    async with serving(slow_device(15.0), batch_images=1) as served:
+        await served.post(PNG)  # 48 pixels in 15 seconds
+        served.engine.gate.clear()
+        taken = [post_later(served)]
+        await served.until(lambda: len(served.engine.batches) == 2)
+        taken += [post_later(served) for _ in range(2)]
+        await served.until(lambda: served.service.running_pipeline.depth == 2)
+        messages = await call(served.app, [])  # any receive would wait for ever
+        assert messages[0]["status"] == 429
+        refused = await served.post(PNG)
+        assert refused.status_code == 429
+        assert refused.json()["type"] == "urn:fcn:queue-too-long"
+        assert "ahead of it needs about 30.0 seconds" in refused.json()["detail"]
+        assert int(refused.headers["retry-after"]) in (30, 31)
+        assert await served.metric("fcn_expected_wait_seconds") == pytest.approx(30)
+        assert await served.metric('fcn_rejects_total{reason="queue-too-long"}') == 2
+        served.engine.gate.set()
+        assert [answer.status_code for answer in await asyncio.gather(*taken)] == [200] * 3
+        # A device that waits refuses nobody, whatever was learnt of it.
+        assert (await served.post(PNG, x_request_timeout="10")).status_code == 200
+
+
+async def test_a_photo_too_large_for_its_deadline_is_429_before_it_is_decoded(
+    serving, slow_device, monkeypatch
+):
+    decoded = []
+    real = OpenedPhoto.decode
+    monkeypatch.setattr(OpenedPhoto, "decode", lambda self: decoded.append(self) or real(self))
+    async with serving(slow_device(10.0)) as served:
+        await served.post(PNG)  # 48 pixels in 10 seconds
+        served.engine.gate.clear()
+        taken = [post_later(served)]
+        await served.until(lambda: len(served.engine.batches) == 2)
+        taken.append(post_later(served))
+        await served.until(lambda: served.service.running_pipeline.depth == 1)
+        # Behind 10 seconds: as large a photo would do, one of 6 times its pixels would not.
+        taken.append(post_later(served))
+        await served.until(lambda: served.service.running_pipeline.depth == 2)
+        refused = await served.post(encode(make_photo(12, 24)))
+        assert refused.status_code == 429
+        assert refused.json()["type"] == "urn:fcn:queue-too-long"
+        assert len(decoded) == 4
+        served.engine.gate.set()
+        assert [answer.status_code for answer in await asyncio.gather(*taken)] == [200] * 3
+
+
+async def test_a_client_in_a_hurry_is_refused_sooner(serving, slow_device):
+    async with serving(slow_device(2.0)) as served:
+        await served.post(PNG)
+        served.engine.gate.clear()
+        taken = [post_later(served)]
+        await served.until(lambda: len(served.engine.batches) == 2)
+        taken.append(post_later(served))
+        await served.until(lambda: served.service.running_pipeline.depth == 1)
+        hurried = await served.post(PNG, x_request_timeout="3.5")
+        assert hurried.json()["type"] == "urn:fcn:queue-too-long"
+        taken.append(post_later(served, x_request_timeout="30"))
+        await served.until(lambda: served.service.running_pipeline.depth == 2)
+        served.engine.gate.set()
+        assert [answer.status_code for answer in await asyncio.gather(*taken)] == [200] * 3
+
+
+async def test_requests_count_from_the_end_of_their_upload(serving, monkeypatch):
+    """Also those that wait for a thread to read their header: else there is no end of them."""
+    gate = threading.Event()
+    real = pipeline.open_photo
+
+    def held(data, **options):
+        assert gate.wait(PATIENCE_S)
+        return real(data, **options)
+
+    monkeypatch.setattr(pipeline, "open_photo", held)
+    async with serving(queue_requests=5, decode_threads=1) as served:
+        admission = served.service.running_pipeline.admission
+        taken = [post_later(served) for _ in range(5)]
+        await served.until(lambda: admission.requests == 5)
+        assert (await served.post(PNG)).json()["type"] == "urn:fcn:queue-full"
+        taken.pop().cancel()
+        await served.until(lambda: admission.requests == 4)
+        gate.set()
+        assert [answer.status_code for answer in await asyncio.gather(*taken)] == [200] * 4
+        assert admission.requests == 0
 
 
 async def call(app, chunks, *, leave=None, more=None):

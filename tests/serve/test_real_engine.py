@@ -40,14 +40,14 @@ async def test_masks_equal_those_of_the_photo_alone(checkpoint):
 
     def load(settings):
         engine = load_engine(settings)
-        segment = engine.segment
+        segment_batch = engine.segment_batch
 
-        def held(photos, **options):
+        def held(batch, **options):
             busy.set()
             assert gate.wait(PATIENCE_S)
-            return segment(photos, **options)
+            return segment_batch(batch, **options)
 
-        engine.segment = held
+        engine.segment_batch = held
         return engine
 
     app = create_app(settings, load=load, on_failure=failures.append)

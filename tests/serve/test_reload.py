@@ -46,10 +46,10 @@ class Version(EngineDouble):
     def labels_of(self, photo):
         return (labels_of(photo) + self.number) % len(CLASSES)
 
-    def segment(self, photos, **options):
+    def segment_batch(self, photos, **options):
         return [
             Segmentation((found.label_map + self.number) % len(CLASSES), found.scores)
-            for found in super().segment(photos, **options)
+            for found in super().segment_batch(photos, **options)
         ]
 
 

@@ -135,12 +135,16 @@ async def test_metrics_count_requests_stages_and_batches(serving):
         "fcn_batch_images_sum 1.0",
         "fcn_batch_pixels_sum 48.0",
         "fcn_batch_failures_total 0.0",
+        'fcn_batches_total{reason="idle"} 1.0',
+        'fcn_batches_total{reason="full"} 0.0',
+        "fcn_recent_shapes 1.0",
+        "fcn_expected_wait_seconds 0.0",
         "fcn_queue_depth 0.0",
         "fcn_admitted_pixels 0.0",
         "fcn_upload_bytes 0.0",
     ):
         assert line in text.splitlines()
-    for stage in ("decode", "queue", "forward", "encode"):
+    for stage in ("decode", "queue", "transfer", "forward", "encode"):
         assert f'fcn_stage_seconds_count{{stage="{stage}"}} 1.0' in text.splitlines()
     (info,) = re.findall(r"^fcn_model_info{(.*)} 1.0$", text, re.MULTILINE)
     assert f'version="{VERSION}"' in info
@@ -233,9 +237,11 @@ async def test_a_request_is_one_log_line_with_its_id(serving, caplog):
     )
     assert (one["id"], one["method"], one["status"]) == ("one", "POST", 200)
     assert (one["size"], one["format"], one["batch"]) == ("8x6", "grey", 1)
+    assert one["dispatched"] == "idle"
     assert one["bytes_in"] == len(PNG)
     assert one["bytes_out"] > 0
-    assert {"decode_ms", "queue_ms", "forward_ms", "encode_ms", "total_ms"} <= set(one)
+    assert {"decode_ms", "queue_ms", "transfer_ms", "forward_ms"} <= set(one)
+    assert {"encode_ms", "total_ms"} <= set(one)
     assert (two["id"], two["status"], two["problem"]) == ("two", 415, "unknown-image-format")
 
 

@@ -10,12 +10,25 @@ import numpy as np
 import pytest
 from PIL import Image
 from pycocotools import mask as coco
-from serve_doubles import BAND, CLASSES, VERSION, decode_png, encode, labels_of, make_photo
+from serve_doubles import (
+    BAND,
+    CLASSES,
+    VERSION,
+    EngineDouble,
+    decode_png,
+    encode,
+    labels_of,
+    make_photo,
+)
+
+from app.inference.decode import OpenedPhoto
+from app.serve import pipeline
 
 pytestmark = pytest.mark.anyio
 
 PHOTO = make_photo(6, 8)
 PNG = encode(PHOTO)
+STAGES = ["decode", "queue", "transfer", "forward", "encode"]
 
 
 async def test_the_default_is_a_palette_png_of_the_photos_size(serving):
@@ -71,7 +84,7 @@ async def test_rle_says_the_same_as_the_png(serving, rle):
     assert document["request_id"] == "abc"
     assert document["model"] == {"name": "double", "version": VERSION}
     assert document["image"] == {"width": 8, "height": 6}
-    assert list(document["timing_ms"]) == ["decode", "queue", "forward", "encode"]
+    assert list(document["timing_ms"]) == STAGES
     label_map = np.full((6, 8), 255, np.uint8)
     for mask in document["masks"]:
         encoded = mask["rle"]
@@ -147,7 +160,7 @@ async def test_every_answer_tells_its_id_model_and_timing(serving):
     assert answer.headers["x-request-id"] == "trace-1:2.3_4"
     assert answer.headers["x-model"] == f"double@{VERSION[:12]}"
     stages = [entry.split(";dur=") for entry in answer.headers["server-timing"].split(", ")]
-    assert [name for name, _ in stages] == ["decode", "queue", "forward", "encode"]
+    assert [name for name, _ in stages] == STAGES
     assert all(float(duration) >= 0 for _, duration in stages)
     ids = {other.headers["x-request-id"], third.headers["x-request-id"]}
     assert len(ids) == 2
@@ -279,6 +292,67 @@ async def test_a_fault_in_the_network_fails_its_own_request_only(serving, caplog
     assert "poison" not in failed.text
     logged = [record for record in caplog.records if record.message == "request n0 failed"]
     assert "poison" in str(logged[0].exc_info[1])
+
+
+@pytest.mark.parametrize("stage", ["decode", "encode"])
+async def test_a_fault_in_another_stage_fails_its_own_request_only(
+    serving, caplog, monkeypatch, stage
+):
+    victim = make_photo(6, 8, seed=1)
+    victim[0, 0] = (1, 2, 3)
+    if stage == "decode":
+        decode = OpenedPhoto.decode
+
+        def fail_to_decode(opened):
+            if tuple((photo := decode(opened))[0, 0]) == (1, 2, 3):
+                raise RuntimeError("poison")
+            return photo
+
+        monkeypatch.setattr(OpenedPhoto, "decode", fail_to_decode)
+    else:
+        render = pipeline.render
+
+        def fail_to_render(*args, request_id, **options):
+            if request_id == "n0":
+                raise RuntimeError("poison")
+            return render(*args, request_id=request_id, **options)
+
+        monkeypatch.setattr(pipeline, "render", fail_to_render)
+    photos = [victim, *(make_photo(6, 8, seed=seed) for seed in range(2, 6))]
+    async with serving() as served:
+        failed, *good = await asyncio.gather(
+            *(
+                served.post(encode(photo), "?format=grey", x_request_id=f"n{n}")
+                for n, photo in enumerate(photos)
+            )
+        )
+        assert served.service.running_pipeline.admission.requests == 0
+        assert served.service.running_pipeline.uploads.held == 0
+        assert await served.metric('fcn_rejects_total{reason="internal-error"}') == 1
+    for answer, photo in zip(good, photos[1:], strict=True):
+        assert answer.status_code == 200
+        assert np.array_equal(decode_png(answer.content), labels_of(photo))
+    assert failed.status_code == 500
+    assert failed.json()["type"] == "urn:fcn:internal-error"
+    assert failed.json()["request_id"] == failed.headers["x-request-id"] == "n0"
+    assert "poison" not in failed.text
+    logged = [record for record in caplog.records if record.message == "request n0 failed"]
+    assert "poison" in str(logged[0].exc_info[1])
+
+
+async def test_a_batch_is_no_larger_than_what_was_measured(serving):
+    async with serving(EngineDouble(most_images=2)) as served:
+        served.engine.gate.clear()
+        first = asyncio.create_task(served.post(PNG))
+        await served.device_busy()
+        rest = [asyncio.create_task(served.post(PNG)) for _ in range(5)]
+        await served.until(lambda: served.service.running_pipeline.depth == 5)
+        served.engine.gate.set()
+        answers = await asyncio.gather(first, *rest)
+        assert [answer.status_code for answer in answers] == [200] * 6
+        assert [len(batch) for batch in served.engine.batches] == [1, 2, 2, 1]
+        assert await served.metric('fcn_batches_total{reason="full"}') == 2
+        assert await served.metric('fcn_batches_total{reason="idle"}') == 2
 
 
 async def test_concurrent_photos_of_mixed_sizes_each_get_their_own_mask(serving):

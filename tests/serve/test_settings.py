@@ -37,8 +37,7 @@ def test_every_setting_is_read_somewhere():
         if path.name != "settings.py"
     ]
     for name in Settings.model_fields:
-        if name != "batch_pixels":  # read through batch_pixels_on
-            assert any(re.search(rf"settings\.{name}\b", source) for source in sources), name
+        assert any(re.search(rf"settings\.{name}\b", source) for source in sources), name
 
 
 def test_defaults_need_no_environment():
@@ -89,11 +88,6 @@ def test_an_impossible_value_is_one_line_that_names_it(monkeypatch, name, value)
         load_settings()
     assert "\n" not in str(caught.value)
     assert value in str(caught.value)
-
-
-def test_the_pixel_cap_of_a_batch_depends_on_the_device_unless_it_is_set():
-    assert Settings().batch_pixels_on("cpu") < Settings().batch_pixels_on("cuda")
-    assert Settings(batch_pixels=5).batch_pixels_on("cuda") == 5
 
 
 def test_misspelt_variables_are_found():

@@ -60,7 +60,7 @@ _MASKS: Final[dict[str, Any]] = {
             "schema": {"type": "string"},
         },
         "Server-Timing": {
-            "description": "Milliseconds of decode, queue, forward and encode.",
+            "description": "Milliseconds of decode, queue, transfer, forward and encode.",
             "schema": {"type": "string"},
         },
     },
@@ -77,8 +77,9 @@ _HEADERS: Final[list[dict[str, Any]]] = [
     {
         "name": "X-Request-ID",
         "in": "header",
-        "description": "An id for the log and the answer.",
-        "schema": {"type": "string", "pattern": "^[A-Za-z0-9._:-]{1,128}$"},
+        "description": "An id for the log and the answer, of up to 128 letters, digits and `._:-`; "
+        "any other is replaced.",
+        "schema": {"type": "string"},
     },
 ]
 
@@ -125,7 +126,7 @@ async def _segment(
     with service.versions.in_use() as engine:
         record.model = model_label(engine)
         wanted = _wanted(query, request.headers.get("accept"), engine.card.classes)
-        pipeline.admission.check()
+        pipeline.check(scope.deadline)
         record.mask_format = wanted.format
         limit = service.settings.max_bytes
         announced = announced_length(request.headers.get("content-length"), limit=limit)

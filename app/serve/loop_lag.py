@@ -1,0 +1,41 @@
+"""How far the event loop is behind: it, too, is a stage that requests queue for."""
+
+import asyncio
+from collections import deque
+from typing import Final
+
+_EVERY_S: Final = 0.05
+"""How often the loop is asked."""
+
+_SUSTAINED: Final = 3
+"""The least of so many askings counts: a single stall, as of the garbage collector, is over by the
+time that it is known."""
+
+
+class LoopLag:
+    """Seconds between the moment a callback is due and the moment it is run, as of late.
+
+    Must be made inside the running event loop, and closed. Readable from any thread.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._recent = deque([0.0] * _SUSTAINED, maxlen=_SUSTAINED)
+        self._ask()
+
+    @property
+    def seconds(self) -> float:
+        """How late the loop is, for longer than a moment."""
+        return min(tuple(self._recent))
+
+    def close(self) -> None:
+        """Ask no more."""
+        self._handle.cancel()
+
+    def _ask(self) -> None:
+        self._due = self._loop.time() + _EVERY_S
+        self._handle = self._loop.call_at(self._due, self._answer)
+
+    def _answer(self) -> None:
+        self._recent.append(self._loop.time() - self._due)
+        self._ask()

@@ -1,0 +1,193 @@
+"""uvicorn's HTTP/1.1 for clients that mean harm, or mean another protocol.
+
+The application bounds what a request costs once it is one. Before that, after its answer and
+between its chunks nobody else looks: a head without end would fill memory, a client that falls
+silent would hold its connection for ever, and so would one that never reads its answer, with the
+answer. All that uvicorn has against them is a limit on idle connections after an answer.
+"""
+
+import asyncio
+import uuid
+from typing import Any, Final
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
+
+from app.serve.schemas import ProblemDocument
+
+MAX_HEAD_BYTES: Final = 65_536
+"""Of a request line with its headers, and of what stands between two chunks of a body. Apache takes
+100 headers of 8 KiB, nginx 32 KiB in all."""
+
+STALL_S: Final = 10.0
+"""How long a connection may stay as it is while the server waits for its client, in seconds:
+without a whole head, with the rest of a body that has been answered, or with an answer that is not
+read. Looked at that often, so it may take twice as long. A request in progress has its own
+deadline."""
+
+_BAD_REQUEST: Final = (400, "bad-request", "Bad request")
+_HEAD_TOO_LARGE: Final = (431, "head-too-large", "Request header fields too large")
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """One connection; uvicorn makes it (`uvicorn.Config(http=GuardedProtocol)`)."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._in_head = True
+        self._head_bytes = 0
+        self._progress = 0  # heads, bodies and answers completed
+        self._seen = (0, 0)
+        self._timer: asyncio.TimerHandle | None = None
+        # uvicorn's own `cycle` is the request that arrived last: others may be before it.
+        self._running: RequestResponseCycle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to watch the client."""
+        super().connection_made(transport)
+        self._timer = self.loop.call_later(STALL_S, self._look)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop watching."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._disconnect()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse; refuse what has no end, and stay with HTTP/1.1 whatever else is offered."""
+        self._unset_keepalive_if_required()
+        self._head_bytes += len(data)
+        while data:
+            try:
+                self.parser.feed_data(data)
+                data = b""
+            except httptools.HttpParserUpgrade as upgrade:
+                data = self._declined(data[upgrade.args[0] :])
+            except httptools.HttpParserError:
+                self.send_400_response("This is no HTTP/1.1 request.")
+                return
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self._refuse(
+                *_HEAD_TOO_LARGE,
+                f"The request line and its headers take at most {MAX_HEAD_BYTES:,} bytes.",
+            )
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header; what comes after the body (trailers) is of no use to anybody."""
+        if self._in_head:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Start the request, unless `_declined` will."""
+        if not self.parser.should_upgrade():
+            self._in_head = False
+            self._advance()
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of the body."""
+        self._head_bytes = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """End the request; the next one's head may follow."""
+        if not self.parser.should_upgrade():
+            self._in_head = True
+            self._advance()
+            super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Begin to wait for the client again."""
+        self._progress += 1
+        super().on_response_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what cannot be parsed, as a problem document."""
+        self._refuse(*_BAD_REQUEST, msg)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _disconnect(self) -> None:
+        """Tell the request in progress that nobody waits for its answer, before it writes it."""
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
+
+    def _advance(self) -> None:
+        self._head_bytes = 0
+        self._progress += 1
+
+    def _declined(self, rest: bytes) -> bytes:
+        """Return a request that offers to change the protocol without that offer.
+
+        A server may ignore the offer (RFC 9110, section 7.8), but the parser ends at such a head.
+        Java's HttpClient offers HTTP/2 with every first request, also with a POST.
+
+        Args:
+            rest: What came after the head.
+        """
+        method = self.parser.get_method()
+        version = self.parser.get_http_version().encode("ascii")
+        if method == b"CONNECT":  # which is nothing but a change of protocol
+            self.send_400_response("This server is no proxy.")
+            return b""
+        self.parser = httptools.HttpRequestParser(self)
+        headers = b"".join(
+            b"%s: %s\r\n" % header for header in self.headers if header[0] != b"upgrade"
+        )
+        return b"%s %s HTTP/%s\r\n%s\r\n%s" % (method, self.url, version, headers, rest)
+
+    def _look(self) -> None:
+        """Abort the connection if its client has not done its part since the last look."""
+        unsent = self.transport.get_write_buffer_size()
+        progress, unsent_before = self._seen
+        if unsent:
+            stalled = 0 < unsent_before <= unsent
+        else:
+            at_work = self._running is not None and not self._running.response_complete
+            stalled = not at_work and progress == self._progress
+        if stalled:
+            self._disconnect()
+            self.transport.abort()  # closing would wait until the answer is read
+            return
+        self._seen = (self._progress, unsent)
+        self._timer = self.loop.call_later(STALL_S, self._look)
+
+    def _refuse(self, status: int, slug: str, title: str, detail: str) -> None:
+        """Answer, unless another answer is on its way, and close the connection."""
+        if self.transport.is_closing():
+            return
+        running = self._running
+        if running is None or running.response_complete or not running.response_started:
+            self.transport.write(_problem(status, slug, title, detail))
+        self._disconnect()
+        self.transport.close()
+
+
+def _problem(status: int, slug: str, title: str, detail: str) -> bytes:
+    request_id = uuid.uuid4().hex
+    body = (
+        ProblemDocument(
+            type=f"urn:fcn:{slug}",
+            title=title,
+            status=status,
+            detail=detail,
+            request_id=request_id,
+        )
+        .model_dump_json()
+        .encode()
+    )
+    head = (
+        "content-type: application/problem+json\r\n"
+        f"content-length: {len(body)}\r\n"
+        f"x-request-id: {request_id}\r\n"
+        "connection: close\r\n\r\n"
+    )
+    return STATUS_LINE[status] + head.encode("ascii") + body

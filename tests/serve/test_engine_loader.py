@@ -1,0 +1,57 @@
+import pytest
+import torch
+
+from app.serve.service import EngineLoader
+from app.serve.settings import Settings
+from model import FCN, Architecture, Card, named_classes, save_checkpoint
+
+CLASSES = named_classes(["sky", "road"])
+
+
+def settings(path, **changes):
+    few = {"batch_images": 2, "batch_pixels": 2 * 96 * 96, "warm_up_sizes": "64x48"}
+    return Settings(checkpoint=path, device="cpu", precision="fp32", **{**few, **changes})
+
+
+def checkpoint(path, **changes):
+    architecture = Architecture(**{"backbone": "alexnet", "head_width": 8, **changes})
+    torch.manual_seed(0)
+    net = FCN(architecture, len(CLASSES))
+    save_checkpoint(path, net, Card("x", architecture, CLASSES), dtype=torch.bfloat16)
+    return path
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return checkpoint(tmp_path_factory.mktemp("checkpoint") / "x.safetensors")
+
+
+def test_caps_are_measured_within_the_settings_once_for_equal_networks(path, caplog):
+    caplog.set_level("INFO")
+    load = EngineLoader()
+    first = load(settings(path))
+    assert 1 <= first.caps.images(96 * 96) <= 2
+    assert first.caps.images(97 * 97) == 1
+    second = load(settings(path))
+    assert second.caps is first.caps
+    assert caplog.text.count("batches found by measuring") == 1
+
+
+def test_another_architecture_is_measured_for_itself(path, tmp_path):
+    load = EngineLoader()
+    first = load(settings(path))
+    second = load(settings(checkpoint(tmp_path / "y.safetensors", variant="fcn32s")))
+    assert second.caps is not first.caps
+
+
+def test_without_warm_up_nothing_is_measured(path, caplog):
+    caplog.set_level("INFO")
+    engine = EngineLoader()(settings(path, warm_up_sizes=""))
+    assert engine.caps.images(96 * 96) > 2
+    assert "measuring" not in caplog.text
+
+
+def test_an_engine_that_is_gone_lends_no_caps(path):
+    load = EngineLoader()
+    gone = load(settings(path)).caps
+    assert load(settings(path)).caps is not gone
