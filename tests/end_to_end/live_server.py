@@ -7,9 +7,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
@@ -50,11 +51,46 @@ class Server:
         (value,) = (line.split()[-1] for line in lines if line.startswith(name + " "))
         return float(value)
 
+    @property
+    def address(self) -> tuple[str, int]:
+        parts = urlsplit(self.url)
+        assert parts.hostname is not None
+        assert parts.port is not None
+        return parts.hostname, parts.port
+
     def most_allocated_mib(self) -> float:
         """Return the peak of memory asked for, touched or not."""
+        return self._memory_mib("VmPeak")
+
+    def resident_mib(self) -> float:
+        """Return the memory that is in use now."""
+        return self._memory_mib("VmRSS")
+
+    def most_resident_mib(self) -> float:
+        """Return the peak of memory in use."""
+        return self._memory_mib("VmHWM")
+
+    def open_files(self) -> int:
+        """Return how many file descriptors, connections among them, it holds."""
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+    def held(self) -> dict[str, float]:
+        """Return what it holds for requests that are not yet answered: nothing, when idle."""
+        names = ("fcn_upload_bytes", "fcn_admitted_requests", "fcn_admitted_pixels")
+        return {name: self.metric(name) for name in (*names, "fcn_queue_depth")}
+
+    def _memory_mib(self, entry: str) -> float:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
-        (line,) = (line for line in status.splitlines() if line.startswith("VmPeak"))
+        (line,) = (line for line in status.splitlines() if line.startswith(entry + ":"))
         return int(line.split()[1]) / 1024
+
+
+def until(condition: Callable[[], bool], what: str, patience_s: float = 120) -> None:
+    """Wait for what must happen; only a failure takes long."""
+    give_up = time.monotonic() + patience_s
+    while not condition():
+        assert time.monotonic() < give_up, f"waited {patience_s:g} s for {what}"
+        time.sleep(0.02)
 
 
 def decode_png(body: bytes) -> NDArray[np.uint8]:
@@ -78,20 +114,29 @@ def label_map_from_rle(document: dict) -> NDArray[np.uint8]:
 
 
 @contextmanager
-def running_server(log: Path, *arguments: str, **settings: object) -> Iterator[Server]:
+def running_server(
+    log: Path,
+    *arguments: str,
+    program: Sequence[str] = ("-m", "app.serve"),
+    environment: Mapping[str, str] | None = None,
+    **settings: object,
+) -> Iterator[Server]:
     """Start `python -m app.serve` and wait until it is ready; kill it if the test leaves it.
 
     Args:
         log: File for its output.
         *arguments: Of the command.
+        program: What Python runs in its place.
+        environment: More variables.
         **settings: FCN_* variables, named without the prefix in lower case.
     """
-    environment = {name: value for name, value in os.environ.items() if name[:4] != "FCN_"}
-    environment |= {f"FCN_{name.upper()}": str(value) for name, value in settings.items()}
-    command = [sys.executable, "-m", "app.serve", "--port", "0", *arguments]
+    variables = {name: value for name, value in os.environ.items() if name[:4] != "FCN_"}
+    variables |= {f"FCN_{name.upper()}": str(value) for name, value in settings.items()}
+    variables |= {"PYTHONPATH": str(ROOT), **(environment or {})}
+    command = [sys.executable, *program, "--port", "0", *arguments]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT
+            command, cwd=ROOT, env=variables, stdout=output, stderr=subprocess.STDOUT
         )
     try:
         server = Server(process, log, _wait_for_url(process, log))
