@@ -6,11 +6,13 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 # Options for the command of a target: make serve ARGS="--port 9000"
 ARGS ?=
+# Lock file that `make lock` writes.
+LOCK ?= requirements.lock
 # CamVid, for `make train` and for the slow tests that measure on it.
 CAMVID ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-slow train evaluate variants lint format clean
+.PHONY: help serve up test test-slow docker-test lock train evaluate variants lint format clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /|/' | column -t -s '|'
@@ -33,11 +35,24 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 serve: $(VENV)/.runtime ## Serve the default checkpoint on http://localhost:8000
 	$(BIN)/python -m app.serve $(ARGS)
 
+up: ## Serve with Docker, on the GPU if Docker has one; waits until it is ready
+	@deploy/compose-file.sh
+	FCN_REVISION=$$(git describe --always --abbrev=40 --dirty --exclude='*' 2>/dev/null || echo unknown) \
+	  docker compose up --build --detach --wait $(ARGS)
+
 test: $(VENV)/.dev ## Run the tests, all but the slow ones and those that need Docker
-	$(BIN)/python -m pytest -m "not slow and not docker" $(ARGS)
+	$(BIN)/python -m pytest -m "not slow and not docker" -n auto --dist loadgroup $(ARGS)
 
 test-slow: $(VENV)/.dev ## Run the tests that take minutes; CAMVID=DIR adds those on CamVid
 	FCN_TEST_CAMVID=$(CAMVID) $(BIN)/python -m pytest -m slow $(ARGS)
+
+docker-test: $(VENV)/.dev ## Build the image and prove it: serve, train, reload, stop; 20 GB, many minutes
+	tests/docker/with-engine.sh $(BIN)/python -m pytest -m docker --capture=no $(ARGS) tests/docker
+
+lock: $(VENV)/.dev ## Write requirements.lock; ARGS=--upgrade takes the newest versions
+	$(BIN)/uv pip compile pyproject.toml --extra tensorboard --python-version 3.12 --universal \
+	  --generate-hashes --no-emit-index-url --custom-compile-command 'make lock' --quiet \
+	  --output-file $(LOCK) $(ARGS)
 
 train: $(VENV)/.runtime ## Train the default checkpoint's recipe: make train CAMVID=DIR
 	@test -n "$(CAMVID)" || { echo "say where CamVid is: make train CAMVID=DIR"; exit 2; }

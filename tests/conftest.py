@@ -1,12 +1,22 @@
 """Skips what cannot run here, with the reason; the smallest checkpoint that commands can use."""
 
+import os
 import shutil
 from pathlib import Path
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # As many processes as processors run tests: two torches with two threads each would spend
+    # most of their time waiting for one another. Read when torch is imported.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import torch
 
 from model import FCN, Architecture, Card, named_classes, save_checkpoint
+
+WITH_PROCESSES = ("bench", "end_to_end")
+"""Tests that start servers and put load on them: one after another, beside all the others."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -15,6 +25,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         "browser": None if shutil.which("chromium") else "chromium is not installed",
     }
     for item in items:
+        if item.path.parent.name in WITH_PROCESSES:
+            item.add_marker(pytest.mark.xdist_group("processes"))
         for marker, reason in missing.items():
             if reason and item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))
