@@ -69,13 +69,15 @@ class BatchCaps:
         return max(1, self._beyond // pixels)
 
     def __str__(self) -> str:
-        """For the log: `16 photos up to 9,216 pixels, 4 photos up to 25,600 pixels, ...`."""
+        """For the log: `16 photos up to 9,216 pixels, 4 photos up to 25,600 pixels, then 1`."""
         steps = [
             f"{images} photos up to {pixels:,} pixels"
             for index, (pixels, images) in enumerate(zip(self._pixels, self._images, strict=True))
             if images > 1 and images not in self._images[index + 1 :]
         ]
-        return ", ".join([*steps, f"then {self._beyond:,} pixels together or 1 photo"])
+        alone = self._images[-1:] == [1]
+        rest = "1" if alone else f"as many as fit {self._beyond:,} pixels"
+        return ", ".join([*steps, f"then {rest}"]) if steps else rest
 
 
 def measure_batch_caps(

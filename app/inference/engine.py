@@ -132,7 +132,7 @@ class Engine:
         )
         if self.device.type == "cuda":
             torch.cuda.empty_cache()  # what the largest batches took
-        logger.info("batches found by measuring: %s", self.caps)
+        logger.info("photos in a batch, by measuring: %s", self.caps)
 
     def adopt_caps(self, other: "Engine") -> bool:
         """Take the caps of an engine that is as fast; returns whether it is.

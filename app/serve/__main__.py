@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from app.serve.logs import configure_logging
@@ -74,16 +75,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = {name: value for name, value in arguments.items() if value is not None}
     try:
         settings = load_settings(**given)
-        if not settings.checkpoint.is_file():
-            raise SettingsError(
-                f"there is no checkpoint at {settings.checkpoint}; train one, or name one with "
-                "--checkpoint"
-            )
+        check_checkpoint(settings.checkpoint)
         listener = bind(settings.host, settings.port)
     except SettingsError as error:
         exit_with_usage_error(PROGRAM, error)
     configure_logging(settings.log_format)
     return serve(settings, listener)
+
+
+def check_checkpoint(path: Path) -> None:
+    """See that there is a checkpoint before anything slow is done.
+
+    Raises:
+        SettingsError: If there is none, or its folder may not be read.
+    """
+    try:
+        there = path.is_file()
+    except OSError as error:
+        raise SettingsError(f"cannot read the checkpoint {path}: {error.strerror}") from error
+    if not there:
+        raise SettingsError(
+            f"there is no checkpoint at {path}; train one, or name one with --checkpoint"
+        )
 
 
 def bind(host: str, port: int) -> socket.socket:

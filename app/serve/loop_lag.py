@@ -5,11 +5,12 @@ from collections import deque
 from typing import Final
 
 _EVERY_S: Final = 0.05
-"""How often the loop is asked."""
+"""Pause between two askings."""
 
-_SUSTAINED: Final = 3
-"""The least of so many askings counts: a single stall, as of the garbage collector, is over by the
-time that it is known."""
+_RECENT: Final = 8
+"""Askings that count, without the worst of them: a single stall, as of the garbage collector, is
+over by the time that it is known. Turns of a busy loop are long and short by turns, so that the
+mean tells how long several of them take."""
 
 
 class LoopLag:
@@ -20,13 +21,14 @@ class LoopLag:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._recent = deque([0.0] * _SUSTAINED, maxlen=_SUSTAINED)
+        self._recent = deque([0.0] * _RECENT, maxlen=_RECENT)
         self._ask()
 
     @property
     def seconds(self) -> float:
         """How late the loop is, for longer than a moment."""
-        return min(tuple(self._recent))
+        recent = tuple(self._recent)  # the loop's thread changes it
+        return (sum(recent) - max(recent)) / (_RECENT - 1)
 
     def close(self) -> None:
         """Ask no more."""
@@ -37,5 +39,5 @@ class LoopLag:
         self._handle = self._loop.call_at(self._due, self._answer)
 
     def _answer(self) -> None:
-        self._recent.append(self._loop.time() - self._due)
+        self._recent.append(max(0.0, self._loop.time() - self._due))
         self._ask()

@@ -164,6 +164,7 @@ class Health(BaseModel):
     model: ModelReference | None = Field(description="null until it is loaded.")
     device: str | None = Field(examples=["cuda:0"])
     precision: str | None = Field(examples=["bf16"])
+    notice: str | None = Field(description="What whoever runs it should know; usually null.")
     queue: QueueState | None
 
 

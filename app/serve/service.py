@@ -11,6 +11,7 @@ from typing import Final
 import torch
 
 from app.inference.engine import DeviceLostError, Engine
+from app.inference.host_gpu import unused_gpu
 from app.serve.deadline import RequestScope
 from app.serve.errors import ModelDeadError, NotReadyError
 from app.serve.pipeline import Pipeline
@@ -85,6 +86,7 @@ class Service:
     Attributes:
         versions: The engine that serves, and the one that takes its place.
         stuck: Whether a thread was still in torch when the service had stopped.
+        notice: What people should know about how it runs: a GPU that lies idle; None if nothing.
     """
 
     def __init__(
@@ -102,6 +104,7 @@ class Service:
             self._load_engine, on_loaded=self._on_loaded, on_failed=self._on_load_failed
         )
         self.stuck = False
+        self.notice: str | None = None
         self._pipeline: Pipeline | None = None
         self._load = load
         self._on_failure = on_failure
@@ -263,6 +266,10 @@ class Service:
             return
         self.phase = Phase.READY
         logger.info("ready: %s (%s)", self.model_label, engine.reason)
+        if engine.device.type == "cpu" and self.settings.device == "auto":
+            self.notice = unused_gpu()
+            if self.notice is not None:
+                logger.warning(self.notice)
 
     def _fail(self, error: Exception) -> None:
         self.phase = Phase.FAILED

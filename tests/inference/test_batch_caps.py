@@ -69,8 +69,11 @@ def test_between_measured_sizes_the_larger_ones_cap_holds() -> None:
     assert images(caps, 1601, 10**9) == [1, 1]
     assert str(caps) == (
         "16 photos up to 100 pixels, 4 photos up to 400 pixels, 2 photos up to 1,600 pixels, "
-        "then 3,200 pixels together or 1 photo"
+        "then as many as fit 3,200 pixels"
     )
+    assert str(BatchCaps([(100, 16), (400, 1)], beyond=400)) == "16 photos up to 100 pixels, then 1"
+    assert str(BatchCaps([(100, 1)], beyond=100)) == "1"
+    assert str(DEFAULT) == "as many as fit 800 pixels"
 
 
 def test_caps_never_rise_with_the_pixels() -> None:

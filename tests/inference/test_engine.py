@@ -316,7 +316,7 @@ def test_caps_are_a_rule_until_they_are_measured(
         ready.measure_caps(most_images=2, most_pixels=2 * 96 * 96)
     assert ready.caps.images(1) in (1, 2)
     assert ready.caps.images(160 * 160) == 1
-    assert "batches found by measuring: " in caplog.text
+    assert "photos in a batch, by measuring: " in caplog.text
 
 
 def test_caps_are_adopted_from_an_engine_that_is_as_fast(net: FCN) -> None:

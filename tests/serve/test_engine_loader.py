@@ -34,7 +34,7 @@ def test_caps_are_measured_within_the_settings_once_for_equal_networks(path, cap
     assert first.caps.images(97 * 97) == 1
     second = load(settings(path))
     assert second.caps is first.caps
-    assert caplog.text.count("batches found by measuring") == 1
+    assert caplog.text.count("photos in a batch, by measuring") == 1
 
 
 def test_another_architecture_is_measured_for_itself(path, tmp_path):

@@ -54,10 +54,18 @@ class Device:
 
 
 @dataclass
+class Lag:
+    """Of an event loop that is not late, unless told otherwise."""
+
+    seconds: float = 0.0
+
+
+@dataclass
 class Stages:
     decoders: Workers = field(default_factory=Workers)
     device: Device = field(default_factory=Device)
     encoders: Workers = field(default_factory=Workers)
+    lag: Lag = field(default_factory=Lag)
     admission: Admission = field(
         default_factory=lambda: Admission(
             max_requests=1000, max_pixels=10**9, retry_after=lambda: 1
@@ -66,7 +74,7 @@ class Stages:
 
     @property
     def forecast(self):
-        return Forecast(self.admission, self.decoders, self.device, self.encoders)
+        return Forecast(self.admission, self.decoders, self.device, self.encoders, self.lag)
 
 
 def test_with_nobody_ahead_nothing_is_refused(clock):
@@ -136,6 +144,29 @@ def test_photos_behind_in_the_decoders_queue_do_not_count_once_the_header_is_rea
                 stages.forecast.check(5.0)
 
 
+def test_an_event_loop_that_is_late_is_a_stage_too(clock):
+    stages = Stages(device=Device(5.0))
+    stages.lag.seconds = 1.0
+    assert stages.forecast.wait_s() == 7  # nobody is ahead but in the loop
+    stages.forecast.check(14.0)
+    with pytest.raises(QueueTooLongError, match="needs about 7"):
+        stages.forecast.check(13.9)
+    with stages.admission.place() as ahead:
+        ahead.take(1, 1)
+        ahead.queued()
+        assert stages.forecast.wait_s() == 12
+        stages.forecast.check_sized(3, 27.0)
+        with pytest.raises(QueueTooLongError):
+            stages.forecast.check_sized(4, 27.0)
+
+
+def test_an_event_loop_that_is_on_time_lets_no_estimate_refuse(clock):
+    stages = Stages(device=Device(999))
+    stages.lag.seconds = 0.001
+    with stages.admission.place():
+        stages.forecast.check_sized(10**6, 1.0)
+
+
 @dataclass(eq=False)
 class Photo:
     pixels: int
@@ -158,7 +189,7 @@ class SimulatedService:
         self.cost = CostModel()
         self.seconds_of = seconds_of
         self.admission = Admission(max_requests=256, max_pixels=10**9, retry_after=lambda: 1)
-        self.forecast = Forecast(self.admission, Workers(), self, Workers())
+        self.forecast = Forecast(self.admission, Workers(), self, Workers(), Lag())
         self.running = []
         self.done_at = 0.0
         self.expected_done_at = 0.0

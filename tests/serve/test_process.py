@@ -18,6 +18,9 @@ import numpy as np
 import pytest
 from serve_doubles import PATIENCE_S, decode_png, encode, labels_of, make_photo
 
+from app.serve.__main__ import check_checkpoint
+from app.serve.settings import SettingsError
+
 REPOSITORY = Path(__file__).parents[2]
 DOUBLE = Path(__file__).with_name("serve_doubles.py")
 PHOTO = make_photo(6, 8)
@@ -281,6 +284,15 @@ def test_a_wrong_start_is_one_line_and_exit_code_2(arguments, settings, message)
         assert process.wait() == 2
     assert process.log.count("\n") == 1
     assert message in process.log
+
+
+def test_a_checkpoint_in_a_closed_folder_is_told(monkeypatch):
+    def closed(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "is_file", closed)
+    with pytest.raises(SettingsError, match="cannot read the checkpoint a/b: Permission denied"):
+        check_checkpoint(Path("a/b"))
 
 
 def test_a_damaged_checkpoint_ends_the_process(tmp_path):

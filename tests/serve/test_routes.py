@@ -97,6 +97,15 @@ async def test_a_dead_device_thread_fails_liveness(serving):
             assert answer.json()["type"] == "urn:fcn:model-dead"
 
 
+async def test_a_gpu_that_lies_idle_is_told(serving, monkeypatch, caplog):
+    monkeypatch.setattr("app.serve.service.unused_gpu", lambda: "this machine has a GPU")
+    async with serving() as served:
+        assert (await served.client.get("/health")).json()["notice"] == "this machine has a GPU"
+    assert "this machine has a GPU" in caplog.messages
+    async with serving(device="cpu") as served:  # as asked
+        assert (await served.client.get("/health")).json()["notice"] is None
+
+
 async def test_health_is_a_summary(serving):
     async with serving() as served:
         summary = (await served.client.get("/health")).json()

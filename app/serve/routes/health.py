@@ -58,6 +58,7 @@ async def health(service: ServiceDependency) -> Health:
         model=ModelReference(name=engine.card.name, version=engine.version) if engine else None,
         device=str(engine.device) if engine else None,
         precision=engine.precision if engine else None,
+        notice=service.notice,
         queue=QueueState(
             requests=pipeline.admission.requests,
             pixels=pipeline.admission.pixels,
