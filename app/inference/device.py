@@ -14,11 +14,9 @@ _CACHE_BOUNDS: Final = {
     "LRU_CACHE_CAPACITY": "128",
     "TORCH_CUDNN_V8_API_LRU_CACHE_LIMIT": "2000",
 }
-"""What kernel libraries prepare for a shape of input they keep: oneDNN and ideep, torch's layer
-over it, up to 1,024 entries, cuDNN up to 10,000. VGG16 takes about 20 a shape. Resident memory
-over 500 sizes on the CPU, from requests 100-200 to the last of 700 (fp32) and 1,500 (bf16): up by
-a third with these defaults, within 0.2 % with 128 of both, at the same speed; with 128 of oneDNN's
-only, up by 8 %. A plan of cuDNN's takes about 200 KiB (torch's documentation)."""
+"""What kernel libraries prepare for a shape of input they keep: oneDNN and ideep (torch's layer
+over it) up to 1,024 entries, cuDNN up to 10,000. VGG16 takes about 20 a shape. A plan of cuDNN's
+takes about 200 KiB (torch's documentation)."""
 
 
 class Compute(NamedTuple):

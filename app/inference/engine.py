@@ -15,6 +15,7 @@ from torch import Tensor
 from app.inference.batch_caps import MOST_IMAGES, MOST_PIXELS, BatchCaps, measure_batch_caps
 from app.inference.decode import resize, scaled_size
 from app.inference.device import bound_shape_caches, choose_compute
+from app.inference.heap import HeapTrimmer, find_trim
 from app.inference.network import label, logits_of, prepare
 from app.inference.room import PhotoDoesNotFitError, Room
 from model import FCN, Card, load_versioned
@@ -87,6 +88,7 @@ class Engine:
         self.caps = BatchCaps.unmeasured(self.device.type)
         self._net = prepare(net, compute.dtype).to(self.device)
         self._room = Room(self._net, self.device)
+        self._heap = HeapTrimmer(find_trim() if self.device.type == "cpu" else None)
         self._copy_stream = (
             torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
             if self.device.type == "cuda"
@@ -244,6 +246,7 @@ class Engine:
             labels, means = label(self._net, batch, mask_size, temperature=temperature)
             label_maps = labels.cpu().numpy()
             class_scores = None if means is None else means.cpu().numpy()
+        self._heap.trim_if_due()
         return [
             Segmentation(label_map, None if class_scores is None else class_scores[index])
             for index, label_map in enumerate(label_maps)
