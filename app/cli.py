@@ -16,6 +16,7 @@ from rich.progress import track
 from app.errors import UsageError
 from app.inference.device import Compute, choose_compute
 from app.inference.engine import Engine
+from app.inference.room import PhotoDoesNotFitError
 from app.paths import DEFAULT_CHECKPOINT
 from model import CheckpointError
 from model.checkpoint import NAME_PATTERN
@@ -216,7 +217,7 @@ def run(main: Callable[[], int | None]) -> int:
     """
     try:
         return main() or 0
-    except (UsageError, CheckpointError) as error:
+    except (UsageError, CheckpointError, PhotoDoesNotFitError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:

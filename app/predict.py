@@ -25,6 +25,7 @@ from app.inference.render import (
     mask_entries,
     render_file,
 )
+from app.inference.room import PhotoDoesNotFitError
 from model.files import write_atomically
 
 SUFFIXES: Final = {MaskFormat.RLE: ".json", MaskFormat.ZIP: ".zip"}
@@ -129,12 +130,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         for output, image in follow(list(outputs.items()), "predicting", console):
             try:
                 photo = decode(image.read_bytes(), max_pixels=MAX_PIXELS)
-            except (ImageError, OSError) as error:
+                answer = predict(engine, photo, image.name, selected, options)
+            except (ImageError, PhotoDoesNotFitError, OSError) as error:
                 reason = error.strerror if isinstance(error, OSError) else error
                 print(f"error: {image}: {reason}", file=sys.stderr)
                 failed += 1
                 continue
-            answer = predict(engine, photo, image.name, selected, options)
             write_atomically(output, functools.partial(_write, answer))
         print(f"{len(outputs) - failed} of {len(outputs)} masks written to {options.out}")
         return 2 if failed else 0

@@ -45,6 +45,23 @@ def test_predict_writes_every_format(
     assert [path.name for path in (tmp_path / "out").iterdir()] == [f"a{suffix}"]
 
 
+def test_predict_skips_what_does_not_fit_into_memory(
+    checkpoint: Path,
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("app.inference.room.available_bytes", lambda: 1_000_000)
+    image = data / "val" / "images" / "a.png"
+    words = ["--checkpoint", checkpoint, image, "--device", "cpu", "--out", tmp_path / "out"]
+    assert predict.main([str(word) for word in words]) == 2
+    captured = capsys.readouterr()
+    assert f"error: {image}: There is too little memory" in captured.err
+    assert "0 of 1 masks written" in captured.out
+    assert not list((tmp_path / "out").iterdir())
+
+
 def test_predict_skips_what_it_cannot_read_and_does_the_rest(
     checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,7 +5,7 @@ someone chooses, and why:
 
 - Batches of up to 16, made by LitServe. Only equal shapes can be stacked, so `batch` leaves the
   photos as they are and `predict` runs them shape by shape, in no larger groups than pay on this
-  device: the service's own cap on pixels.
+  device: the service's own caps, as they are before it measures.
 - `batch_timeout` 5 ms. With LitServe's default of 0 an idle worker polls its queue, which another
   process holds, without a pause: on two cores that takes more than any batch gives.
 - One worker a device, which is the default; more are worth a try on a CPU (`--workers 2`), each
@@ -31,7 +31,6 @@ from torchvision.io import ImageReadMode, decode_image
 
 from app.bench.naive import rival_parser
 from app.bench.null import load_engine
-from app.serve.settings import load_settings
 
 Photo = NDArray[np.uint8]
 LabelMap = NDArray[np.uint8]
@@ -59,7 +58,6 @@ class SegmentAPI(litserve.LitAPI):  # type: ignore[misc]
         """Load the network, in the worker's process."""
         torch.set_num_threads(self._threads)
         self._engine = load_engine(self._checkpoint, device, self._precision)
-        self._batch_pixels = load_settings().batch_pixels
         self._palette = [value for info in self._engine.card.classes for value in info.color]
 
     def decode_request(self, request: Request) -> Photo:
@@ -80,7 +78,7 @@ class SegmentAPI(litserve.LitAPI):  # type: ignore[misc]
             indices[photo.shape].append(index)
         label_maps: dict[int, LabelMap] = {}
         for shape, group in indices.items():
-            most = max(1, self._batch_pixels // (shape[0] * shape[1]))
+            most = self._engine.caps.images(shape[0] * shape[1])
             for start in range(0, len(group), most):
                 label_maps |= self._segment(photos, group[start : start + most])
         return [label_maps[index] for index in range(len(photos))]

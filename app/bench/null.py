@@ -88,7 +88,7 @@ def main() -> int:
     except SettingsError as error:
         exit_with_usage_error("python -m app.bench.null", error)
     configure_logging(settings.log_format)
-    return serve(settings, listener, load=lambda settings: NullEngine())
+    return serve(settings, listener, load=lambda settings, serving: NullEngine())
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from app.serve.errors import install_error_handlers, problems_as_markdown
 from app.serve.middleware import RequestMiddleware
 from app.serve.routes import health, metrics, model, segment
 from app.serve.schemas import ProblemDocument, SegmentationDocument
-from app.serve.service import EngineLoader, LoadEngine, Service
+from app.serve.service import LoadEngine, Service, load_engine
 from app.serve.settings import Settings, load_settings, unknown_variables
 from app.serve.telemetry import Telemetry
 
@@ -42,22 +42,20 @@ def stop_process(error: Exception) -> None:
 def create_app(
     settings: Settings | None = None,
     *,
-    load: LoadEngine | None = None,
+    load: LoadEngine = load_engine,
     on_failure: Callable[[Exception], None] = stop_process,
 ) -> FastAPI:
     """Build the application; its lifespan loads the model in the background.
 
     Args:
         settings: How to serve; by default read from the environment.
-        load: Makes the engine from the settings; by default it loads their checkpoint.
+        load: Makes the engine; by default it loads the settings' checkpoint.
         on_failure: Called if that fails; must end the process.
 
     Raises:
         SettingsError: If the environment holds an impossible setting.
     """
-    service = Service(
-        settings or load_settings(), Telemetry(), load=load or EngineLoader(), on_failure=on_failure
-    )
+    service = Service(settings or load_settings(), Telemetry(), load=load, on_failure=on_failure)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -70,6 +70,16 @@ class Problem:
         """The `type` member of the answer."""
         return f"urn:fcn:{self.slug}"
 
+    def document(self, detail: str, request_id: str) -> ProblemDocument:
+        """Return the answer's body: a sentence about one request, under its id."""
+        return ProblemDocument(
+            type=self.type,
+            title=self.title,
+            status=self.status,
+            detail=detail,
+            request_id=request_id,
+        )
+
 
 INTERNAL_ERROR: Final = Problem(500, "internal-error", "Internal error")
 NOT_FOUND: Final = Problem(404, "not-found", "Not found")
@@ -111,15 +121,8 @@ def problem_response(
     """Build the answer to a request that failed, and note the problem in its record."""
     record = record_of(request)
     record.problem = problem.slug
-    document = ProblemDocument(
-        type=problem.type,
-        title=problem.title,
-        status=problem.status,
-        detail=detail,
-        request_id=record.id,
-    )
     return JSONResponse(
-        document.model_dump(),
+        problem.document(detail, record.id).model_dump(),
         status_code=problem.status,
         headers=headers,
         media_type="application/problem+json",
@@ -200,12 +203,8 @@ def openapi_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def _example(kind: Problem) -> dict[str, Any]:
-    document = ProblemDocument(
-        type=kind.type,
-        title=kind.title,
-        status=kind.status,
-        detail="A sentence about this very request.",
-        request_id="7d9f3c1a5b8e4f60a2c4e6f8091b3d5f",
+    document = kind.document(
+        "A sentence about this very request.", "7d9f3c1a5b8e4f60a2c4e6f8091b3d5f"
     )
     return {"summary": kind.title, "value": document.model_dump()}
 

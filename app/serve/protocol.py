@@ -17,7 +17,7 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
-from app.serve.schemas import ProblemDocument
+from app.serve.errors import Problem
 
 MAX_HEAD_BYTES: Final = 65_536
 """Of a request line with its headers, and of what stands between two chunks of a body. Apache takes
@@ -29,8 +29,8 @@ without a whole head, with the rest of a body that has been answered, or with an
 read. Looked at that often, so it may take twice as long. A request in progress has its own
 deadline."""
 
-_BAD_REQUEST: Final = (400, "bad-request", "Bad request")
-_HEAD_TOO_LARGE: Final = (431, "head-too-large", "Request header fields too large")
+_BAD_REQUEST: Final = Problem(400, "bad-request", "Bad request")
+_HEAD_TOO_LARGE: Final = Problem(431, "head-too-large", "Request header fields too large")
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -73,7 +73,7 @@ class GuardedProtocol(HttpToolsProtocol):
                 return
         if self._head_bytes > MAX_HEAD_BYTES:
             self._refuse(
-                *_HEAD_TOO_LARGE,
+                _HEAD_TOO_LARGE,
                 f"The request line and its headers take at most {MAX_HEAD_BYTES:,} bytes.",
             )
 
@@ -108,7 +108,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what cannot be parsed, as a problem document."""
-        self._refuse(*_BAD_REQUEST, msg)
+        self._refuse(_BAD_REQUEST, msg)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
@@ -160,34 +160,25 @@ class GuardedProtocol(HttpToolsProtocol):
         self._seen = (self._progress, unsent)
         self._timer = self.loop.call_later(STALL_S, self._look)
 
-    def _refuse(self, status: int, slug: str, title: str, detail: str) -> None:
+    def _refuse(self, problem: Problem, detail: str) -> None:
         """Answer, unless another answer is on its way, and close the connection."""
         if self.transport.is_closing():
             return
         running = self._running
         if running is None or running.response_complete or not running.response_started:
-            self.transport.write(_problem(status, slug, title, detail))
+            self.transport.write(_answer(problem, detail))
         self._disconnect()
         self.transport.close()
 
 
-def _problem(status: int, slug: str, title: str, detail: str) -> bytes:
+def _answer(problem: Problem, detail: str) -> bytes:
+    """Return a whole answer, as it goes over the connection."""
     request_id = uuid.uuid4().hex
-    body = (
-        ProblemDocument(
-            type=f"urn:fcn:{slug}",
-            title=title,
-            status=status,
-            detail=detail,
-            request_id=request_id,
-        )
-        .model_dump_json()
-        .encode()
-    )
+    body = problem.document(detail, request_id).model_dump_json().encode()
     head = (
         "content-type: application/problem+json\r\n"
         f"content-length: {len(body)}\r\n"
         f"x-request-id: {request_id}\r\n"
         "connection: close\r\n\r\n"
     )
-    return STATUS_LINE[status] + head.encode("ascii") + body
+    return STATUS_LINE[problem.status] + head.encode("ascii") + body

@@ -2,7 +2,6 @@
 
 import logging
 import time
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -24,7 +23,8 @@ logger = logging.getLogger(__name__)
 _STARTING_RETRY_S: Final = 2
 _DRAINING_RETRY_S: Final = 1
 
-LoadEngine = Callable[[Settings], Engine]
+LoadEngine = Callable[[Settings, Engine | None], Engine]
+"""Makes an engine from the settings and the engine that serves meanwhile, None if none does."""
 
 
 class Phase(StrEnum):
@@ -57,20 +57,6 @@ def load_engine(settings: Settings, serving: Engine | None = None) -> Engine:
                 most_images=settings.batch_images, most_pixels=settings.batch_pixels
             )
     return engine
-
-
-class EngineLoader:
-    """Loads engines with `load_engine`, one after another, each beside the one before."""
-
-    def __init__(self) -> None:
-        self._before: Callable[[], Engine | None] = lambda: None
-
-    def __call__(self, settings: Settings) -> Engine:
-        """Load one; see `load_engine`."""
-        engine = load_engine(settings, self._before())
-        # Weak: the engine's memory is for those who serve with it to keep.
-        self._before = weakref.ref(engine)
-        return engine
 
 
 class Service:
@@ -227,7 +213,7 @@ class Service:
         if self.engine is not None:
             path = self.settings.checkpoint
             logger.info("reloading %s; %s serves meanwhile", path, self.model_label)
-        return self._load(self.settings)
+        return self._load(self.settings, self.engine)
 
     def _on_loaded(self, engine: Engine, before: Engine | None) -> None:
         if before is None:

@@ -12,14 +12,11 @@ from typing import Annotated, Any, Final, Literal, NoReturn
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from app.inference.batch_caps import MOST_IMAGES, MOST_PIXELS
 from app.paths import DEFAULT_CHECKPOINT
 from app.serve.uploads import OVERHEAD_BYTES
 
 PREFIX: Final = "FCN_"
-
-_BATCH_PIXELS: Final = 4_194_304
-"""24 photos of 480x360. The widest feature maps, 64 channels at full size, then take 0.5 GB
-each in 16-bit precision: a bound on memory. What is fast is measured, and usually less."""
 
 _MOST_THREADS: Final = 8
 
@@ -118,14 +115,14 @@ class Settings(BaseSettings):
         json_schema_extra={"unit": "pixels"},
     )
     batch_images: int = Field(
-        16,
+        MOST_IMAGES,
         ge=1,
         description="Most photos in a batch. How many of a size share a forward to advantage is "
         "measured when the checkpoint is loaded; this bounds it.",
         json_schema_extra={"unit": "photos"},
     )
     batch_pixels: int = Field(
-        _BATCH_PIXELS,
+        MOST_PIXELS,
         ge=1,
         description="Most pixels in a batch, which bounds the memory of a forward, whatever was "
         "measured; a larger photo runs alone.",

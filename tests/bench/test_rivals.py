@@ -51,7 +51,7 @@ async def masks(app) -> list[np.ndarray]:
 
 
 async def service_masks(engine: Engine) -> list[np.ndarray]:
-    app = create_app(Settings(), load=lambda settings: engine)
+    app = create_app(Settings(), load=lambda settings, serving: engine)
     async with app.router.lifespan_context(app):
         return await masks(app)
 

@@ -67,7 +67,9 @@ def expressions() -> Iterator[str]:
 
 def exposition() -> str:
     """Return what a server that is ready shows."""
-    app = create_app(Settings(), load=lambda _: EngineDouble(), on_failure=pytest.fail)
+    app = create_app(
+        Settings(), load=lambda settings, serving: EngineDouble(), on_failure=pytest.fail
+    )
 
     async def ask() -> str:
         client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")

@@ -47,7 +47,7 @@ def test_the_image_says_what_it_is_and_holds_no_more_than_it_needs(stack: Stack)
     assert labels["org.opencontainers.image.version"] == version
     look = "for name in gcc cc make git; do command -v $name; done; "
     look += "find / -xdev -name '*.whl' -not -path '*/ensurepip/*'; "
-    look += "ls -d /root/.cache /srv/fcn/tests /srv/fcn/docs; true"
+    look += "ls -d ~root/.cache /srv/fcn/tests /srv/fcn/docs; true"
     found = stack.compose("exec", "-T", "serve", "sh", "-c", look).stdout
     assert found == ""
 

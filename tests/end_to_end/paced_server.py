@@ -34,7 +34,7 @@ def main() -> int:
     settings = load_settings(**given)
     configure_logging(settings.log_format)
     listener = bind(settings.host, settings.port)
-    return serve(settings, listener, load=lambda settings: PacedEngine())
+    return serve(settings, listener, load=lambda settings, serving: PacedEngine())
 
 
 if __name__ == "__main__":

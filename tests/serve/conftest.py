@@ -67,7 +67,9 @@ def serving():
         engine = engine or EngineDouble()
         failures = []
         app = create_app(
-            Settings(**settings), load=load or (lambda _: engine), on_failure=failures.append
+            Settings(**settings),
+            load=load or (lambda settings, serving: engine),
+            on_failure=failures.append,
         )
         transport = httpx.ASGITransport(app)
         async with (

@@ -47,6 +47,15 @@ class Device:
         return "cpu"
 
 
+class StoppedTime:
+    """Stands for the module `time` in one that is tested: goes on when the test says so."""
+
+    now = 0.0
+
+    def monotonic(self):
+        return self.now
+
+
 class FileGate:
     """Like an event that is set once a file exists: for a double in another process."""
 
@@ -149,7 +158,7 @@ if __name__ == "__main__":
     configure_logging(settings.log_format)
     engine = EngineDouble(FileGate(sys.argv[1]))
 
-    def load(settings):
+    def load(settings, serving):
         assert FileGate(settings.checkpoint).wait(10 * PATIENCE_S)
         return engine
 

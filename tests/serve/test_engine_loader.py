@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from app.serve.service import EngineLoader
+from app.serve.service import load_engine
 from app.serve.settings import Settings
 from model import FCN, Architecture, Card, named_classes, save_checkpoint
 
@@ -28,30 +28,27 @@ def path(tmp_path_factory):
 
 def test_caps_are_measured_within_the_settings_once_for_equal_networks(path, caplog):
     caplog.set_level("INFO")
-    load = EngineLoader()
-    first = load(settings(path))
+    first = load_engine(settings(path))
     assert 1 <= first.caps.images(96 * 96) <= 2
     assert first.caps.images(97 * 97) == 1
-    second = load(settings(path))
+    second = load_engine(settings(path), first)
     assert second.caps is first.caps
     assert caplog.text.count("photos in a batch, by measuring") == 1
 
 
 def test_another_architecture_is_measured_for_itself(path, tmp_path):
-    load = EngineLoader()
-    first = load(settings(path))
-    second = load(settings(checkpoint(tmp_path / "y.safetensors", variant="fcn32s")))
+    first = load_engine(settings(path))
+    second = load_engine(settings(checkpoint(tmp_path / "y.safetensors", variant="fcn32s")), first)
     assert second.caps is not first.caps
 
 
 def test_without_warm_up_nothing_is_measured(path, caplog):
     caplog.set_level("INFO")
-    engine = EngineLoader()(settings(path, warm_up_sizes=""))
+    engine = load_engine(settings(path, warm_up_sizes=""))
     assert engine.caps.images(96 * 96) > 2
     assert "measuring" not in caplog.text
 
 
-def test_an_engine_that_is_gone_lends_no_caps(path):
-    load = EngineLoader()
-    gone = load(settings(path)).caps
-    assert load(settings(path)).caps is not gone
+def test_an_engine_that_does_not_serve_lends_no_caps(path):
+    gone = load_engine(settings(path)).caps
+    assert load_engine(settings(path)).caps is not gone

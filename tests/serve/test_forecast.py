@@ -5,6 +5,7 @@ import random
 from dataclasses import dataclass, field
 
 import pytest
+from serve_doubles import StoppedTime
 
 from app.serve import forecast as module
 from app.serve.admission import Admission
@@ -17,13 +18,7 @@ TIMEOUT_S = 60.0
 
 @pytest.fixture
 def clock(monkeypatch):
-    class Time:
-        now = 0.0
-
-        def monotonic(self):
-            return self.now
-
-    time = Time()
+    time = StoppedTime()
     monkeypatch.setattr(module, "time", time)
     return time
 

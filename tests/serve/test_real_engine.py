@@ -38,7 +38,7 @@ async def test_masks_equal_those_of_the_photo_alone(checkpoint):
     failures = []
     busy, gate = threading.Event(), threading.Event()
 
-    def load(settings):
+    def load(settings, serving):
         engine = load_engine(settings)
         segment_batch = engine.segment_batch
 

@@ -65,7 +65,7 @@ class Checkpoints:
         self.gate = threading.Event()
         self.gate.set()
 
-    def __call__(self, settings):
+    def __call__(self, settings, serving):
         self.begun += 1
         result = self.results.pop(0)
         assert self.gate.wait(PATIENCE_S)
@@ -188,7 +188,7 @@ async def test_after_a_bad_one_the_old_one_serves_on(serving, caplog, error, rea
 async def test_what_a_failed_load_held_is_freed_without_the_garbage_collector(serving):
     held = []
 
-    def load(settings):
+    def load(settings, serving):
         engine = Version(len(held))
         held.append(weakref.ref(engine))
         if len(held) > 1:

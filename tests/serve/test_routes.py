@@ -19,7 +19,7 @@ async def test_while_the_model_loads_the_process_is_alive_and_not_ready(serving)
     release = threading.Event()
     engine = EngineDouble()
 
-    def load(settings):
+    def load(settings, serving):
         assert release.wait(PATIENCE_S)
         return engine
 
@@ -42,7 +42,7 @@ async def test_while_the_model_loads_the_process_is_alive_and_not_ready(serving)
 
 
 async def test_a_model_that_cannot_be_loaded_is_reported(serving):
-    def load(settings):
+    def load(settings, serving):
         raise ValueError("truncated")
 
     async with serving(load=load, ready=False) as served:
@@ -264,7 +264,7 @@ async def test_a_misspelt_setting_is_reported(serving, caplog, monkeypatch):
 async def test_the_engine_is_loaded_with_the_settings(serving):
     seen = []
 
-    def load(settings):
+    def load(settings, serving):
         seen.append(settings)
         return EngineDouble()
 

@@ -4,7 +4,7 @@ import asyncio
 import threading
 
 import pytest
-from serve_doubles import PATIENCE_S
+from serve_doubles import PATIENCE_S, StoppedTime
 
 from app.serve import workers as module
 from app.serve.workers import Workers
@@ -21,13 +21,7 @@ def workers():
 
 @pytest.fixture
 def clock(monkeypatch):
-    class Time:
-        now = 0.0
-
-        def monotonic(self):
-            return self.now
-
-    time = Time()
+    time = StoppedTime()
     monkeypatch.setattr(module, "time", time)
     return time
 
