@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-import traceback
 from types import TracebackType
 from typing import Self
 
@@ -32,7 +31,7 @@ class RequestScope:
     def __init__(self, deadline: float, timeout_s: float) -> None:
         self.deadline = deadline
         self.received = False
-        self._reason: Exception = DeadlineExceededError(
+        self._reason: Exception | None = DeadlineExceededError(
             f"The answer was not ready within {timeout_s:g} seconds; try a smaller photo or a "
             "smaller `scale`, or come back when the server is less busy."
         )
@@ -51,18 +50,24 @@ class RequestScope:
         trace: TracebackType | None,
     ) -> None:
         self._ended = True
-        if trace is not None:
-            # The error lives on in a cycle (this scope, its reason, its traceback, the frames), and
-            # with it what the block's frames hold: the photo, an engine that has been replaced.
-            traceback.clear_frames(trace)
         if self._watcher is not None:
             self._watcher.cancel()
         try:
             await self._timer.__aexit__(kind, error, trace)
         except TimeoutError:
-            raise self._reason from None
+            raise self._taken_reason() from None
         if isinstance(error, DeadlineExceededError):
-            raise self._reason from error  # the queue noticed before the timer
+            raise self._taken_reason() from error  # the queue noticed before the timer
+
+    def _taken_reason(self) -> Exception:
+        """Hand out the reason and forget it.
+
+        Its traceback will lead to the block's frames and what they hold: the photo, an engine that
+        has been replaced. A reason held by its own frames would keep them until a collection.
+        """
+        reason, self._reason = self._reason, None
+        assert reason is not None  # a block ends once
+        return reason
 
     def abort(self, reason: Exception) -> None:
         """Cancel the block and let it end with `reason`; does nothing if it has ended."""

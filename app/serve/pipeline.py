@@ -20,7 +20,7 @@ from app.serve.errors import InputTooLargeError
 from app.serve.forecast import Forecast
 from app.serve.loop_lag import LoopLag
 from app.serve.record import RequestRecord
-from app.serve.render import Rendered, Wanted, render
+from app.serve.render import Encode, Rendered, Wanted, render
 from app.serve.settings import Settings
 from app.serve.telemetry import Telemetry
 from app.serve.uploads import Upload, UploadBudget
@@ -138,6 +138,7 @@ class Pipeline:
         *,
         deadline: float,
         record: RequestRecord,
+        encode: Encode = render,
     ) -> Rendered:
         """Turn an upload into an answer; the upload is released once it is decoded.
 
@@ -147,6 +148,7 @@ class Pipeline:
             engine: Makes the label map; `wanted` speaks of its classes.
             deadline: When the answer is no longer wanted, in seconds of `time.monotonic`.
             record: Gets the photo's size and the seconds of each stage.
+            encode: Makes the answer; runs in a thread.
 
         Raises:
             ImageError: If the bytes are no image, broken, or too large; see `decode`.
@@ -183,8 +185,8 @@ class Pipeline:
             record.batch_reason = outcome.reason
 
             began = time.monotonic()
-            encode = functools.partial(
-                render,
+            encode_answer = functools.partial(
+                encode,
                 segmentation,
                 photo,
                 wanted,
@@ -192,7 +194,7 @@ class Pipeline:
                 request_id=record.id,
                 stages_s=dict(record.stages_s),
             )
-            rendered = await self._encoders.run(encode)
+            rendered = await self._encoders.run(encode_answer)
             record.stages_s["encode"] = time.monotonic() - began
             return rendered
 

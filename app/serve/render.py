@@ -2,7 +2,7 @@
 
 import time
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -56,6 +56,22 @@ class Rendered:
 
     body: bytes
     media_type: str
+
+
+class Encode(Protocol):
+    """Makes an answer of a segmented photo, as `render` does; other protocols bring their own."""
+
+    def __call__(
+        self,
+        segmentation: Segmentation,
+        photo: npt.NDArray[np.uint8] | None,
+        wanted: Wanted,
+        engine: Engine,
+        *,
+        request_id: str,
+        stages_s: dict[str, float],
+    ) -> Rendered:
+        """Encode; see `render`."""
 
 
 def render(

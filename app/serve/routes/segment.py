@@ -7,22 +7,16 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from app.inference.render import class_ids
-from app.serve.deadline import RequestScope
-from app.serve.errors import NotReadyError, openapi_responses
-from app.serve.parameters import choose_format, timeout_s
-from app.serve.pipeline import Pipeline
-from app.serve.record import record_of
-from app.serve.render import Rendered, Wanted
+from app.serve.errors import openapi_responses
+from app.serve.intake import taking_photos
+from app.serve.parameters import choose_format
+from app.serve.render import Wanted
 from app.serve.routes.dependencies import ServiceDependency
 from app.serve.schemas import SegmentQuery
-from app.serve.service import Phase, Service
-from app.serve.uploads import IMAGE_FIELD, announced_length, discard_body, receive_image
-from app.serve.versions import model_label
+from app.serve.uploads import IMAGE_FIELD
 from model import ClassInfo
 
 router = APIRouter(tags=["segmentation"])
-
-_DISCARD_S: Final = 1.0
 
 _BINARY: Final = {"type": "string", "format": "binary"}
 
@@ -102,52 +96,11 @@ async def segment(
 
     `curl -F image=@photo.jpg 'http://localhost:8000/segment' -o mask.png`
     """
-    record = record_of(request)
-    limit_s = timeout_s(
-        request.headers.get("x-request-timeout"), limit_s=service.settings.request_timeout_s
-    )
-    scope = RequestScope(record.began + limit_s, limit_s)
-    with service.working_on(scope):
-        async with scope:
-            rendered = await _segment(request, query, service, scope)
+    async with taking_photos(request, service) as intake:
+        wanted = _wanted(query, request.headers.get("accept"), intake.engine.card.classes)
+        async with intake.upload(request.headers.get("content-type")) as upload:
+            rendered = await intake.segment(upload, wanted)
     return Response(rendered.body, media_type=rendered.media_type)
-
-
-async def _segment(
-    request: Request, query: SegmentQuery, service: Service, scope: RequestScope
-) -> Rendered:
-    """Do the cheap checks first, so that a request that must fail costs little.
-
-    From the first of them to the answer the request sees one engine: classes may change with
-    the next.
-    """
-    pipeline = await _pipeline(request, service)
-    record = record_of(request)
-    with service.versions.in_use() as engine:
-        record.model = model_label(engine)
-        wanted = _wanted(query, request.headers.get("accept"), engine.card.classes)
-        pipeline.check(scope.deadline)
-        record.mask_format = wanted.format
-        limit = service.settings.max_bytes
-        announced = announced_length(request.headers.get("content-length"), limit=limit)
-        with pipeline.uploads.open(announced) as upload:
-            content_type = request.headers.get("content-type")
-            await receive_image(request.receive, content_type, upload, limit=limit)
-            scope.watch(request.receive)
-            return await pipeline.segment(
-                upload, wanted, engine, deadline=scope.deadline, record=record
-            )
-
-
-async def _pipeline(request: Request, service: Service) -> Pipeline:
-    try:
-        return service.pipeline()
-    except NotReadyError:
-        if service.phase is Phase.DRAINING:  # the connection is closed after this answer
-            await discard_body(
-                request.receive, limit=service.settings.max_bytes, seconds=_DISCARD_S
-            )
-        raise
 
 
 def _wanted(query: SegmentQuery, accept: str | None, classes: Sequence[ClassInfo]) -> Wanted:

@@ -1,0 +1,112 @@
+"""A request that carries a photo, from its deadline to its answer: what all such routes share.
+
+The cheap checks come first, so that a request that must fail costs little. From the first of them
+to the answer the request sees one engine: classes may change with the next.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from starlette.requests import Request
+
+from app.inference.engine import Engine
+from app.serve.deadline import RequestScope
+from app.serve.errors import NotReadyError
+from app.serve.parameters import timeout_s
+from app.serve.pipeline import Pipeline
+from app.serve.record import RequestRecord, record_of
+from app.serve.render import Encode, Rendered, Wanted, render
+from app.serve.service import Phase, Service
+from app.serve.uploads import Upload, announced_length, discard_body, receive_image
+from app.serve.versions import model_label
+
+_DISCARD_S: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """One request while it is worked on; made by `taking_photos`.
+
+    Attributes:
+        engine: Makes its label maps, whatever is loaded meanwhile.
+        record: What is known of it, for log and metrics.
+    """
+
+    engine: Engine
+    record: RequestRecord
+    _request: Request
+    _pipeline: Pipeline
+    _scope: RequestScope
+    _max_bytes: int
+
+    @asynccontextmanager
+    async def upload(self, content_type: str | None) -> AsyncIterator[Upload]:
+        """Receive the body; its bytes, or those of a form's image, count until released.
+
+        Args:
+            content_type: Of the body; None takes it as it is, also if it is a form.
+
+        Raises:
+            QueueFullError: If there is no room for another request.
+            QueueTooLongError: If its answer would come too late.
+            TooManyBytesError: If the body is too large.
+            UploadsFullError: If all uploads together are.
+            MissingImageError: If it holds no image.
+        """
+        self._pipeline.check(self._scope.deadline)
+        length = self._request.headers.get("content-length")
+        announced = announced_length(length, limit=self._max_bytes)
+        with self._pipeline.uploads.open(announced) as upload:
+            receive = self._request.receive
+            await receive_image(receive, content_type, upload, limit=self._max_bytes)
+            self._scope.watch(receive)
+            yield upload
+
+    async def segment(self, upload: Upload, wanted: Wanted, *, encode: Encode = render) -> Rendered:
+        """Turn the photo in `upload.data` into an answer; raises what `Pipeline.segment` raises."""
+        self.record.mask_format = wanted.format
+        return await self._pipeline.segment(
+            upload,
+            wanted,
+            self.engine,
+            deadline=self._scope.deadline,
+            record=self.record,
+            encode=encode,
+        )
+
+
+@asynccontextmanager
+async def taking_photos(request: Request, service: Service) -> AsyncIterator[Intake]:
+    """Work on a request in this block until its deadline, its client's leave or a shutdown.
+
+    Raises:
+        InvalidParameterError: If `X-Request-Timeout` is no number above 0.
+        NotReadyError: If the process is starting or draining.
+        ModelDeadError: If it can never work again.
+        DeadlineExceededError: From the block's end, if the deadline passed in it.
+        ClientDisconnect: If the client left.
+    """
+    record = record_of(request)
+    limit_s = timeout_s(
+        request.headers.get("x-request-timeout"), limit_s=service.settings.request_timeout_s
+    )
+    scope = RequestScope(record.began + limit_s, limit_s)
+    with service.working_on(scope):
+        async with scope:
+            pipeline = await _pipeline(request, service)
+            with service.versions.in_use() as engine:
+                record.model = model_label(engine)
+                yield Intake(engine, record, request, pipeline, scope, service.settings.max_bytes)
+
+
+async def _pipeline(request: Request, service: Service) -> Pipeline:
+    try:
+        return service.pipeline()
+    except NotReadyError:
+        if service.phase is Phase.DRAINING:  # the connection is closed after this answer
+            await discard_body(
+                request.receive, limit=service.settings.max_bytes, seconds=_DISCARD_S
+            )
+        raise
