@@ -4,8 +4,8 @@ The cheap checks come first, so that a request that must fail costs little. From
 to the answer the request sees one engine: classes may change with the next.
 """
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -64,8 +64,23 @@ class Intake:
             self._scope.watch(receive)
             yield upload
 
-    async def segment(self, upload: Upload, wanted: Wanted, *, encode: Encode = render) -> Rendered:
-        """Turn the photo in `upload.data` into an answer; raises what `Pipeline.segment` raises."""
+    @contextmanager
+    def part(self) -> Iterator[Upload]:
+        """Hold one photo of a body that has several; it counts like an upload until released.
+
+        Raises:
+            UploadsFullError: If there is no room for another.
+        """
+        with self._pipeline.uploads.open() as upload:
+            yield upload
+
+    async def segment(
+        self, upload: Upload, wanted: Wanted, *, encode: Encode | None = None
+    ) -> Rendered:
+        """Turn the photo in `upload.data` into an answer; raises what `Pipeline.segment` raises.
+
+        Without `encode` it is the answer of `POST /segment`.
+        """
         self.record.mask_format = wanted.format
         return await self._pipeline.segment(
             upload,
@@ -73,7 +88,7 @@ class Intake:
             self.engine,
             deadline=self._scope.deadline,
             record=self.record,
-            encode=encode,
+            encode=encode or render,
         )
 
 

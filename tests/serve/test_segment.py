@@ -22,7 +22,7 @@ from serve_doubles import (
 )
 
 from app.inference.decode import OpenedPhoto
-from app.serve import pipeline
+from app.serve import intake
 
 pytestmark = pytest.mark.anyio
 
@@ -310,14 +310,14 @@ async def test_a_fault_in_another_stage_fails_its_own_request_only(
 
         monkeypatch.setattr(OpenedPhoto, "decode", fail_to_decode)
     else:
-        render = pipeline.render
+        render = intake.render
 
         def fail_to_render(*args, request_id, **options):
             if request_id == "n0":
                 raise RuntimeError("poison")
             return render(*args, request_id=request_id, **options)
 
-        monkeypatch.setattr(pipeline, "render", fail_to_render)
+        monkeypatch.setattr(intake, "render", fail_to_render)
     photos = [victim, *(make_photo(6, 8, seed=seed) for seed in range(2, 6))]
     async with serving() as served:
         failed, *good = await asyncio.gather(
