@@ -2,8 +2,9 @@
 # with-engine.sh COMMAND...: run a command that needs a Docker engine with Compose.
 #
 # The machine's own engine is used if there is one. Else, as root on Debian 12, an engine is started
-# for this command alone: in namespaces of its own, its data in memory; afterwards it is gone, and the
-# network as it was. If no registry can be reached from there, a stand-in for the base image is made
+# for this command alone, in namespaces of its own; afterwards it is gone with all its data, and the
+# network is as it was. The data lie under $TMPDIR (/tmp) if overlays can be there and it has room for
+# them, else in memory. If no registry can be reached from there, a stand-in for the base image is made
 # of Debian's packages and this machine's CPython. Addresses of mirrors, certificates and pip's
 # settings are this machine's, read when it runs.
 #
@@ -27,6 +28,7 @@ say "no Docker engine answers: starting one for this run"
 command -v apt-get >/dev/null || skip "no Docker engine, and no apt-get to fetch one with"
 grep -qw overlay /proc/filesystems || skip "the kernel has no overlay file system"
 
+place=${TMPDIR:-/tmp}
 run=$(mktemp -d /tmp/fcn-engine.XXXXXX) # short: the path of a socket ends at 107 bytes
 echo $$ >"$run/pid"
 mkdir -p "$run"/{data,exec,tmp,client/cli-plugins} "$cache"
@@ -52,6 +54,8 @@ restore() { # RUN: put the network back as it was before RUN's engine; remove it
     } | iptables-restore
     cat "$1/ip_forward" >/proc/sys/net/ipv4/ip_forward
   fi
+  # One file system only: nothing of an engine that still holds a mount.
+  [ -s "$1/on_disk" ] && rm -rf --one-file-system "$(cat "$1/on_disk")"
   find /sys/fs/cgroup -depth -type d -path "*/${1##*/}*" -exec rmdir {} + 2>/dev/null
   rm -rf "$1"
 }
@@ -116,8 +120,24 @@ cat /proc/sys/net/ipv4/ip_forward >"$run/ip_forward"
 mv "$run/links.part" "$run/links"
 device=$(ip route show default | awk '{ for (i = 1; i < NF; i++) if ($i == "dev") { print $(i + 1); exit } }')
 mtu=$(cat "/sys/class/net/${device:-lo}/mtu")
+on_disk=
+free_mb=$(df --output=avail --block-size=1M "$place" | tail -n 1)
+case $(stat --file-system --format %T "$place") in
+  ext2/ext3 | xfs | btrfs)
+    if [ "$free_mb" -ge "$((data_mb + 2048))" ]; then
+      on_disk=$(mktemp -d "$place/fcn-engine-data.XXXXXX")
+    fi ;;
+esac
+if [ -n "$on_disk" ]; then
+  echo "$on_disk" >"$run/on_disk"
+  data="mount --bind '$on_disk' '$run/data'"
+  say "its data go to $place"
+else
+  data="mount -t tmpfs -o size=${data_mb}m,mode=711 tmpfs '$run/data'"
+  say "its data stay in memory, ${data_mb} MB at most"
+fi
 cat >"$run/start.sh" <<START
-mount -t tmpfs -o size=${data_mb}m,mode=711 tmpfs "$run/data"
+$data
 exec tini-static -- dockerd --data-root "$run/data" --exec-root "$run/exec" \
   --pidfile "$run/docker.pid" --host "unix://$run/docker.sock" --storage-driver overlay2 \
   --ip6tables=false --mtu $mtu --default-network-opt bridge=com.docker.network.driver.mtu=$mtu \
