@@ -119,6 +119,21 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
+def raise_open_file_limit() -> None:
+    """Let the process have as many connections as the system allows it.
+
+    Shells hand out a soft limit of 1,024 for the sake of programs that use select(2); a server
+    that reaches it can accept nobody, whoever asks.
+    """
+    if sys.platform == "win32":  # which has no such limit
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def serve(settings: Settings, listener: socket.socket, **app_options: Any) -> int:
     """Serve on a bound socket until a signal comes.
 
@@ -130,6 +145,7 @@ def serve(settings: Settings, listener: socket.socket, **app_options: Any) -> in
     Returns:
         The exit code.
     """
+    raise_open_file_limit()
     # These take seconds to import; --help and a wrong setting need not wait for them.
     import uvicorn
 

@@ -353,3 +353,14 @@ def read_all(connection):
     while chunk := connection.recv(65536):
         chunks.append(chunk)
     return b"".join(chunks)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no limit on open files")
+def test_the_limit_on_open_files_is_the_systems_not_the_shells():
+    program = (
+        "import resource as r; from app.serve.__main__ import raise_open_file_limit as up;"
+        "hard = r.getrlimit(r.RLIMIT_NOFILE)[1];"
+        "r.setrlimit(r.RLIMIT_NOFILE, (64, hard)); up();"
+        "assert r.getrlimit(r.RLIMIT_NOFILE) == (hard, hard)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=PATIENCE_S)
