@@ -60,6 +60,8 @@ LABEL org.opencontainers.image.title="fcn-service" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
+# A training run notes it.
+ENV SOURCE_REVISION=${REVISION}
 
 # By number: Kubernetes' runAsNonRoot cannot look names up.
 USER 10001:10001

@@ -45,10 +45,11 @@ def describe_environment(device: torch.device) -> dict[str, str]:
 def git_commit(root: Path) -> str:
     """Return the commit that is checked out at `root`, with `-dirty` if files were changed.
 
-    A text that says why stands in its place where there is none: a run needs no checkout.
+    Without a checkout it is what `SOURCE_REVISION` says, as the Docker image sets it. A text that
+    says why stands in its place where there is neither: a run needs no checkout.
     """
     if not (root / ".git").exists():
-        return "not in a checkout"
+        return os.environ.get("SOURCE_REVISION") or "not in a checkout"
     describe = ["describe", "--always", "--abbrev=12", "--dirty", "--exclude=*"]
     try:
         done = subprocess.run(

@@ -27,8 +27,13 @@ def test_a_commit_is_named_and_changes_are_told(tmp_path: Path) -> None:
     assert git_commit(tmp_path) == f"{commit}-dirty"
 
 
-def test_code_outside_a_checkout_has_no_commit(tmp_path: Path) -> None:
+def test_code_outside_a_checkout_has_the_commit_that_the_image_names(
+    tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.delenv("SOURCE_REVISION", raising=False)
     assert git_commit(tmp_path) == "not in a checkout"
+    monkeypatch.setenv("SOURCE_REVISION", "0123abcd")
+    assert git_commit(tmp_path) == "0123abcd"
 
 
 def test_a_repository_that_git_refuses_gives_its_reason(tmp_path: Path) -> None:
