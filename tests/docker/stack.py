@@ -127,7 +127,9 @@ class Stack:
 
     def log(self) -> str:
         """Return the server's log."""
-        return self.compose("logs", "--no-log-prefix", "serve").stdout
+        text = self.compose("logs", "--no-log-prefix", "serve").stdout
+        # Some versions of Compose clear the line before each one, also where no terminal is.
+        return text.replace("\x1b[2K", "")
 
     def model(self) -> dict[str, Any]:
         """Return `GET /model`."""
