@@ -9,6 +9,7 @@ COMMANDS: Final = {
     "evaluate": "measure a checkpoint on a labelled split",
     "calibrate": "fit the temperature that makes a checkpoint's probabilities come true",
     "predict": "write masks for image files",
+    "segment": "let a server write masks for folders of photos",
     "convert": "make a checkpoint of the paper's published weights",
     "export": "write a checkpoint's network as ONNX or torch.export",
     "bench": "measure the service under load, beside the engine alone and other servers",

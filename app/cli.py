@@ -1,4 +1,8 @@
-"""What the commands share: arguments that mean the same everywhere, and how they fail."""
+"""What the commands share: arguments that mean the same everywhere, and how they fail.
+
+Importing it does not import torch, which takes seconds: a command without a network of its own does
+not wait for one.
+"""
 
 import argparse
 import math
@@ -8,18 +12,17 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from rich.console import Console
 from rich.progress import track
 
 from app.errors import UsageError
-from app.inference.device import Compute, choose_compute
-from app.inference.engine import Engine
-from app.inference.room import PhotoDoesNotFitError
 from app.paths import DEFAULT_CHECKPOINT
-from model import CheckpointError
-from model.checkpoint import NAME_PATTERN
+
+if TYPE_CHECKING:
+    from app.inference.device import Compute
+    from app.inference.engine import Engine
 
 LINE_EVERY_S: Final = 30.0
 """Seconds between progress lines where there is no terminal: a log of hours stays readable."""
@@ -131,6 +134,8 @@ def number(low: float, high: float = math.inf) -> Callable[[str], float]:
 
 def model_name(text: str) -> str:
     """Parse a checkpoint's name."""
+    from model.checkpoint import NAME_PATTERN
+
     if not NAME_PATTERN.fullmatch(text):
         raise argparse.ArgumentTypeError(
             f"{text!r} is no model name: 1 to 128 letters, digits and any of _ . : + -"
@@ -166,7 +171,7 @@ def follow(items: Sequence[ItemT], what: str, console: Console) -> Iterator[Item
         yield item
 
 
-def load_engine(checkpoint: Path, device: str, precision: str) -> Engine:
+def load_engine(checkpoint: Path, device: str, precision: str) -> "Engine":
     """Load an engine for a command.
 
     Raises:
@@ -174,16 +179,20 @@ def load_engine(checkpoint: Path, device: str, precision: str) -> Engine:
         OSError: If it cannot be read.
         UsageError: If the device does not exist.
     """
+    from app.inference.engine import Engine
+
     compute = resolve_compute(device, precision)
     return Engine.load(checkpoint, device=str(compute.device), precision=compute.precision)
 
 
-def resolve_compute(device: str, precision: str) -> Compute:
+def resolve_compute(device: str, precision: str) -> "Compute":
     """Resolve `--device` and `--precision`.
 
     Raises:
         UsageError: If the device does not exist.
     """
+    from app.inference.device import choose_compute
+
     try:
         return choose_compute(device, precision)
     except ValueError as error:
@@ -217,7 +226,7 @@ def run(main: Callable[[], int | None]) -> int:
     """
     try:
         return main() or 0
-    except (UsageError, CheckpointError, PhotoDoesNotFitError) as error:
+    except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
@@ -229,3 +238,13 @@ def run(main: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except _mendable_errors() as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _mendable_errors() -> tuple[type[Exception], ...]:
+    from app.inference.room import PhotoDoesNotFitError
+    from model import CheckpointError
+
+    return CheckpointError, PhotoDoesNotFitError

@@ -1,0 +1,326 @@
+"""Folders of photos -> folders of masks: what to write where, and what became of it."""
+
+import asyncio
+import os
+import queue
+import threading
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from app.client.errors import (
+    INVALID_PARAMETER,
+    ConnectionFailedError,
+    SegmentationError,
+    UnavailableError,
+)
+from app.client.files import write_atomically
+from app.client.progress import Progress
+
+PHOTO_SUFFIXES: Final = frozenset(
+    [".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"]
+)
+"""Of files that are taken for photos; case does not count."""
+
+SUFFIXES: Final = {
+    "rle": ".json",
+    "zip": ".zip",
+    "polygons": ".geojson",
+    "coco": ".json",
+    "cvat": ".zip",
+    "probabilities": ".npz",
+}
+"""Format -> suffix of its files, of everything that is no PNG."""
+
+
+GONE_AFTER: Final = 3
+"""Photos in a row that no server was there for, after which the rest is not tried: each has waited
+for its whole timeout, and one alone may be what breaks its connection."""
+
+
+class FolderError(ValueError):
+    """The folders cannot be what is meant; the message is one line that says what and where."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A photo without a mask, and why."""
+
+    photo: Path
+    error: SegmentationError | OSError
+
+    def __str__(self) -> str:
+        if isinstance(self.error, SegmentationError):
+            return f"{self.photo}: {self.error.detail}"
+        return f"{self.photo}: {self.error.strerror or self.error}"
+
+
+@dataclass(frozen=True)
+class FolderReport:
+    """What became of a folder.
+
+    Attributes:
+        written: Masks.
+        skipped: Masks that were there before.
+        failures: Photos without a mask, and why.
+        untried: Photos that were not sent any more, as the last failure would have been theirs too.
+    """
+
+    written: tuple[Path, ...]
+    skipped: tuple[Path, ...]
+    failures: tuple[Failure, ...]
+    untried: tuple[Path, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every photo has its mask."""
+        return not self.failures and not self.untried
+
+
+@dataclass(frozen=True)
+class Job:
+    """A photo and the file that its mask goes to."""
+
+    photo: Path
+    output: Path
+
+
+def plan(sources: Sequence[Path], out: Path, format: str) -> list[Job]:
+    """Return what is to be segmented and where the masks go, in order of the names.
+
+    A mask has its photo's name with the suffix of the format, and its place below the folder. Where
+    photos would differ in their suffix only, masks keep it too: `a.jpg` and `a.tif` give
+    `a.jpg.png` and `a.tif.png`.
+
+    Args:
+        sources: Folders, looked through with their subfolders, and image files.
+        out: Folder for the masks; not looked through.
+        format: Of the masks.
+
+    Raises:
+        FolderError: If there are no photos, or a mask would overwrite a photo or another mask.
+        OSError: If a folder cannot be read or a file is missing.
+    """
+    photos = [found for source in sources for found in _photos(source, out)]
+    if not photos:
+        raise FolderError(
+            f"{', '.join(map(str, sources))}: no photos; their names end in "
+            f"{', '.join(sorted(PHOTO_SUFFIXES))}"
+        )
+    suffix = SUFFIXES.get(format, ".png")
+    # Not every file system tells A from a.
+    stems = Counter(str(place.with_suffix("")).casefold() for _, place in photos)
+    jobs: dict[str, Job] = {}
+    for photo, place in photos:
+        shared = stems[str(place.with_suffix("")).casefold()] > 1
+        output = out / place.with_name((place.name if shared else place.stem) + suffix)
+        other = jobs.setdefault(str(output).casefold(), Job(photo, output))
+        if other.photo != photo:
+            raise FolderError(f"{photo} and {other.photo} would both be written to {output}")
+        if output.resolve() == photo.resolve():
+            raise FolderError(
+                f"{photo} would be overwritten by its own mask; give another output folder"
+            )
+    return list(jobs.values())
+
+
+def _photos(source: Path, out: Path) -> Iterator[tuple[Path, Path]]:
+    """Yield each photo with its place below the source."""
+    if not source.is_dir():
+        source.stat()  # raises what the caller expects of a missing file
+        yield source, Path(source.name)
+        return
+    results = out.resolve()
+    if source.resolve() == results:
+        raise FolderError(f"{source}: masks would lie among the photos; give another output folder")
+    for folder, subfolders, files in os.walk(source, onerror=_fail):
+        here = Path(folder)
+        subfolders[:] = sorted(
+            name for name in subfolders if name[0] != "." and (here / name).resolve() != results
+        )
+        for name in sorted(files):
+            if name[0] != "." and Path(name).suffix.lower() in PHOTO_SUFFIXES:
+                yield here / name, (here / name).relative_to(source)
+
+
+def _fail(error: OSError) -> None:
+    raise error
+
+
+class FolderRun:
+    """The state of one run over a folder: what is left, what has become of the rest.
+
+    Args:
+        folder: A folder, or several of them and of image files.
+        out: Folder for the masks.
+        format: Of the masks.
+        parallel: Photos under way at a time.
+        overwrite: Whether masks that are there are made again.
+
+    Attributes:
+        pending: What has not been taken yet.
+        parallel: Photos under way at a time.
+
+    Raises:
+        FolderError: As `plan`.
+        OSError: As `plan`.
+        ValueError: If `parallel` is below 1.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path | Sequence[str | Path],
+        out: Path,
+        format: str,
+        *,
+        parallel: int,
+        overwrite: bool,
+    ) -> None:
+        if parallel < 1:
+            raise ValueError(f"parallel is {parallel}, below 1")
+        sources = [folder] if isinstance(folder, str | Path) else folder
+        jobs = plan([Path(source) for source in sources], out, format)
+        self.parallel = parallel
+        self._skipped = [] if overwrite else [job.output for job in jobs if job.output.exists()]
+        present = set(self._skipped)
+        self.pending = [job for job in reversed(jobs) if job.output not in present]
+        self._written: list[Path] = []
+        self._failures: list[Failure] = []
+        self._untried: list[Path] = []
+        self._gone = 0
+        self._progress = Progress(len(self.pending), shown=False)
+
+    @contextmanager
+    def showing(self, shown: bool) -> Iterator[None]:
+        """Show progress while the block runs, if `shown`."""
+        with Progress(len(self.pending), shown=shown) as self._progress:
+            yield
+
+    def take(self) -> Job | None:
+        """Return the next job, None if there is none left."""
+        return self.pending.pop() if self.pending else None
+
+    def write(self, job: Job, mask: bytes) -> None:
+        """Keep an answer.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        job.output.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(job.output, lambda file: file.write(mask))
+        self._written.append(job.output)
+        self._gone = 0
+        self._progress.advance()
+
+    def fail(self, job: Job, error: SegmentationError | OSError) -> None:
+        """Note that a photo has no mask; leave the rest untried if they would fail just so."""
+        failure = Failure(job.photo, error)
+        self._failures.append(failure)
+        self._progress.advance()
+        self._progress.say(f"error: {failure}")
+        gone = isinstance(error, ConnectionFailedError | UnavailableError)
+        self._gone = self._gone + 1 if gone else 0
+        refused = isinstance(error, SegmentationError) and error.type == INVALID_PARAMETER
+        if refused or self._gone >= GONE_AFTER:
+            self._untried += [left.photo for left in reversed(self.pending)]
+            self.pending.clear()
+
+    def report(self) -> FolderReport:
+        """Return what has become of the photos, each list in order of the names."""
+        return FolderReport(
+            written=tuple(sorted(self._written)),
+            skipped=tuple(sorted(self._skipped)),
+            failures=tuple(sorted(self._failures, key=lambda failure: failure.photo)),
+            untried=tuple(sorted(self._untried)),
+        )
+
+
+def fetch_in_threads(run: FolderRun, fetch: Callable[[Path], bytes]) -> None:
+    """Do all jobs of a run, several at a time.
+
+    Files are written by the calling thread alone, which is the one that Ctrl-C interrupts: the
+    others are daemons that hold nothing but an answer, so it need not wait for them.
+
+    Args:
+        run: Whose jobs.
+        fetch: Returns the mask of a photo; raises SegmentationError or OSError.
+
+    Raises:
+        OSError: If a mask cannot be written.
+    """
+    jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+    outcomes: queue.SimpleQueue[tuple[Job, bytes | Exception]] = queue.SimpleQueue()
+
+    def work() -> None:
+        while (job := jobs.get()) is not None:
+            try:
+                outcomes.put((job, fetch(job.photo)))
+            except Exception as error:  # raised again, or noted, by the thread that waits for it
+                outcomes.put((job, error))
+
+    workers = min(run.parallel, len(run.pending))
+    for _ in range(workers):
+        threading.Thread(target=work, daemon=True).start()
+    try:
+        under_way = 0
+        while True:
+            while under_way < workers and (job := run.take()) is not None:
+                jobs.put(job)
+                under_way += 1
+            if not under_way:
+                return
+            job, outcome = outcomes.get()
+            under_way -= 1
+            settle(run, job, outcome)
+    finally:
+        for _ in range(workers):
+            jobs.put(None)
+
+
+async def fetch_in_tasks(run: FolderRun, fetch: Callable[[Path], Awaitable[bytes]]) -> None:
+    """Do all jobs of a run, several at a time, on the event loop; files are written on it too.
+
+    Args:
+        run: Whose jobs.
+        fetch: Returns the mask of a photo; raises SegmentationError or OSError.
+
+    Raises:
+        OSError: If a mask cannot be written.
+    """
+
+    async def work() -> None:
+        while (job := run.take()) is not None:
+            outcome: bytes | Exception
+            try:
+                outcome = await fetch(job.photo)
+            except (SegmentationError, OSError) as error:
+                outcome = error
+            settle(run, job, outcome)
+
+    unwritten: list[BaseException] = []
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(min(run.parallel, len(run.pending))):
+                tasks.create_task(work())
+    except* OSError as group:
+        unwritten += group.exceptions
+    if unwritten:
+        raise unwritten[0]
+
+
+def settle(run: FolderRun, job: Job, outcome: bytes | Exception) -> None:
+    """Note what became of a job.
+
+    Raises:
+        Exception: `outcome`, if it is no failure of a photo but a bug.
+        OSError: If the mask cannot be written.
+    """
+    if isinstance(outcome, bytes):
+        run.write(job, outcome)
+    elif isinstance(outcome, SegmentationError | OSError):
+        run.fail(job, outcome)
+    else:
+        raise outcome
