@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,14 +16,14 @@ import torch
 
 from model import FCN, Architecture, Card, named_classes, save_checkpoint
 
-WITH_PROCESSES = ("bench", "end_to_end")
+WITH_PROCESSES = ("bench", "browser", "end_to_end")
 """Tests that start servers and put load on them: one after another, beside all the others."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     missing = {
         "cuda": None if torch.cuda.is_available() else "no CUDA device",
-        "browser": None if shutil.which("chromium") else "chromium is not installed",
+        "browser": _browser_missing(),
     }
     for item in items:
         if item.path.parent.name in WITH_PROCESSES:
@@ -30,6 +31,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for marker, reason in missing.items():
             if reason and item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+# Also where this Python's packages put their programs: nobody need have activated anything.
+_PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+
+
+def _browser_missing() -> str | None:
+    """Return why there is no browser to test with; None if there is one."""
+    programs = ("chromium", "chromedriver")  # Debian's packages chromium and chromium-driver
+    missing = [name for name in programs if shutil.which(name, path=_PATH) is None]
+    return f"{' and '.join(missing)} not installed" if missing else None
+
+
+@pytest.fixture(scope="session")
+def browser_path() -> str:
+    """Where chromium and chromedriver are looked for."""
+    return _PATH
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,30 @@
+"""Several photos of one request, through the stages side by side."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Final, TypeVar
+
+ReturnT = TypeVar("ReturnT")
+
+AT_ONCE: Final = 16
+"""Photos of one request that are in the pipeline together, so that it leaves room for others."""
+
+
+async def in_order(work: Iterable[Callable[[], Awaitable[ReturnT]]]) -> list[ReturnT]:
+    """Run what is given, `AT_ONCE` at a time, and return its results in the same order.
+
+    Raises:
+        Exception: What the first to fail raised; the others are cancelled.
+    """
+    places = asyncio.Semaphore(AT_ONCE)
+
+    async def take_turn(begin: Callable[[], Awaitable[ReturnT]]) -> ReturnT:
+        async with places:
+            return await begin()
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(take_turn(begin)) for begin in work]
+    except BaseExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+    return [task.result() for task in tasks]
