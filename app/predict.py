@@ -18,18 +18,17 @@ from app.inference.decode import ImageError, decode, resize, scaled_size
 from app.inference.engine import Engine
 from app.inference.render import (
     MAX_SCALE,
+    MAX_TOLERANCE,
     MIN_SCALE,
     MaskFormat,
     UnknownClassError,
     class_ids,
-    mask_entries,
+    needed_extras,
+    render_document,
     render_file,
 )
 from app.inference.room import PhotoDoesNotFitError
 from model.files import write_atomically
-
-SUFFIXES: Final = {MaskFormat.RLE: ".json", MaskFormat.ZIP: ".zip"}
-"""Of everything that is no PNG."""
 
 MAX_PIXELS: Final = 2**26
 """Largest photo, in pixels: a guard against broken files that claim absurd sizes."""
@@ -45,24 +44,33 @@ def predict(
     """Segment one photo, HxWx3, and return the bytes of its answer; `name` is told in JSON."""
     height, width = photo.shape[:2]
     network_input = resize(photo, scaled_size(height, width, options.scale))
-    segmentation = engine.segment([network_input], size=(height, width), scores=options.scores)[0]
-    classes = engine.card.classes
-    if options.format is not MaskFormat.RLE:
-        return render_file(segmentation.label_map, photo, options.format, classes, selected)
-    document: dict[str, Any] = {
-        "model": {"name": engine.card.name, "version": engine.version},
-        "image": {"name": name, "width": width, "height": height},
-        "masks": mask_entries(segmentation, classes, selected),
-    }
+    classes, mask_format = engine.card.classes, options.format
+    extras = needed_extras(mask_format, classes, selected, scores=options.scores)
+    segmentation = engine.segment([network_input], size=(height, width), extras=extras)[0]
+    if not mask_format.is_json:
+        return render_file(segmentation, photo, mask_format, classes, selected, name=name)
+    about = {"name": engine.card.name, "version": engine.version}
+    masks = render_document(
+        segmentation, mask_format, classes, selected, name=name, tolerance=options.tolerance
+    )
+    document: dict[str, Any]
+    if mask_format is MaskFormat.COCO:
+        document = {"info": {"model": about}, "licenses": [], **masks}
+    else:
+        document = {
+            **({"type": "FeatureCollection"} if mask_format is MaskFormat.POLYGONS else {}),
+            "model": about,
+            "image": {"name": name, "width": width, "height": height},
+            **masks,
+        }
     return (json.dumps(document) + "\n").encode()
 
 
 def _outputs(images: Sequence[Path], out: Path, mask_format: MaskFormat) -> dict[Path, Path]:
     """Return output -> input, refusing two inputs that would overwrite each other."""
-    suffix = SUFFIXES.get(mask_format, ".png")
     outputs: dict[Path, Path] = {}
     for image in images:
-        output = out / f"{image.stem}{suffix}"
+        output = out / f"{image.stem}{mask_format.suffix}"
         if output in outputs:
             raise UsageError(f"{image} and {outputs[output]} would both be written to {output}")
         if output.resolve() == image.resolve():
@@ -98,7 +106,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         type=_format,
         metavar="FORMAT",
         default=MaskFormat.PNG,
-        help="png (palette), grey, rle (JSON), overlay or zip (a binary PNG a class)",
+        help="png (palette), grey, rle (JSON), overlay, zip (a binary PNG a class), polygons "
+        "(GeoJSON), coco, cvat (zip), probabilities (npz) or confidence (grey PNG)",
     )
     arguments.add_argument(
         "--out", type=Path, metavar="DIR", default=Path("masks"), help="folder for the masks"
@@ -112,7 +121,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="scale the network sees",
     )
     arguments.add_argument(
-        "--scores", action="store_true", help="with rle: mean probability of each class"
+        "--scores",
+        action="store_true",
+        help="with rle, polygons and coco: mean probability of each class",
+    )
+    arguments.add_argument(
+        "--tolerance",
+        type=number(0.0, MAX_TOLERANCE),
+        metavar="PIXELS",
+        default=0.0,
+        help="with polygons and coco: how far outlines may be from the pixels' edges",
     )
     add_device(arguments)
     options = arguments.parse_args(argv)

@@ -1,5 +1,6 @@
 """`fcn` and predict: what they print, write and refuse."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,18 @@ def test_a_missing_checkpoint_is_one_line(command, capsys: pytest.CaptureFixture
 
 @pytest.mark.parametrize(
     ("name", "suffix"),
-    [("png", ".png"), ("grey", ".png"), ("overlay", ".png"), ("rle", ".json"), ("zip", ".zip")],
+    [
+        ("png", ".png"),
+        ("grey", ".png"),
+        ("overlay", ".png"),
+        ("rle", ".json"),
+        ("zip", ".zip"),
+        ("polygons", ".geojson"),
+        ("coco", ".json"),
+        ("cvat", ".zip"),
+        ("probabilities", ".npz"),
+        ("confidence", ".png"),
+    ],
 )
 def test_predict_writes_every_format(
     checkpoint: Path, data: Path, tmp_path: Path, name: str, suffix: str
@@ -43,6 +55,22 @@ def test_predict_writes_every_format(
     words = ["--checkpoint", checkpoint, image, "--format", name, "--out", tmp_path / "out"]
     assert predict.main([str(word) for word in words]) == 0
     assert [path.name for path in (tmp_path / "out").iterdir()] == [f"a{suffix}"]
+
+
+def test_predict_writes_scores_and_simplified_polygons(
+    checkpoint: Path, data: Path, tmp_path: Path
+) -> None:
+    image = data / "val" / "images" / "a.png"
+    words = ["--checkpoint", checkpoint, image, "--out", tmp_path, "--scores", "--tolerance", 1]
+    for name in ("polygons", "coco"):
+        assert predict.main([str(word) for word in [*words, "--format", name]]) == 0
+    found = json.loads((tmp_path / "a.geojson").read_text())
+    assert found["type"] == "FeatureCollection"
+    assert found["image"] == {"name": "a.png", "width": 8, "height": 4}
+    assert all(0 < feature["properties"]["score"] <= 1 for feature in found["features"])
+    found = json.loads((tmp_path / "a.json").read_text())
+    assert found["images"][0]["file_name"] == "a.png"
+    assert all(0 < annotation["score"] <= 1 for annotation in found["annotations"])
 
 
 def test_predict_skips_what_does_not_fit_into_memory(

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from app.inference.engine import Engine, Segmentation
+from app.inference.network import NO_EXTRAS, Extras
 from model import FCN, Architecture, Card, named_classes
 
 CLASSES: Final = 11
@@ -38,13 +39,23 @@ class NullEngine(Engine):
         super().__init__(net, card, "0" * 64, device="cpu", precision="fp32")
 
     def segment_batch(
-        self, batch: Tensor, *, size: tuple[int, int] | None = None, scores: bool = False
+        self,
+        batch: Tensor,
+        *,
+        size: tuple[int, int] | None = None,
+        extras: Extras = NO_EXTRAS,
     ) -> list[Segmentation]:
         """Return a label map of the right size for each photo; see `Engine.segment_batch`."""
         height, width = size or batch.shape[-2:]
         label_map = _label_map(height, width)
-        means = np.full(CLASSES, 0.5, np.float32) if scores else None
-        return [Segmentation(label_map, means) for _ in batch]
+        wanted = np.array(extras.probabilities, np.uint8)[:, None, None]
+        segmentation = Segmentation(
+            label_map,
+            np.full(CLASSES, 0.5, np.float32) if extras.scores else None,
+            np.full_like(label_map, 128) if extras.confidence else None,
+            np.where(label_map == wanted, 0.5, 0.05).astype(np.float16) if wanted.size else None,
+        )
+        return [segmentation for _ in batch]
 
 
 def load_engine(checkpoint: Path | None, device: str, precision: str) -> Engine:

@@ -16,7 +16,7 @@ from app.inference.batch_caps import MOST_IMAGES, MOST_PIXELS, BatchCaps, measur
 from app.inference.decode import resize, scaled_size
 from app.inference.device import bound_shape_caches, choose_compute
 from app.inference.heap import HeapTrimmer, find_trim
-from app.inference.network import label, logits_of, prepare
+from app.inference.network import NO_EXTRAS, Extras, label, logits_of, prepare
 from app.inference.room import PhotoDoesNotFitError, Room
 from model import FCN, Card, load_versioned
 
@@ -37,10 +37,16 @@ class Segmentation(NamedTuple):
         scores: Mean probability of each class over its own pixels, C float32 values, `nan` for
             classes without any; None if not asked for. Probabilities are those of softmax(logits
             / temperature), with the temperature of the checkpoint's card.
+        confidence: Probability of the best class at every pixel, HxW uint8, 255 for 1; None if
+            not asked for.
+        probabilities: Of the classes asked for at every pixel, KxHxW float16; None if none were.
+            The class in the label map has the highest, if it is among them.
     """
 
     label_map: NDArray[np.uint8]
     scores: NDArray[np.float32] | None
+    confidence: NDArray[np.uint8] | None = None
+    probabilities: NDArray[np.float16] | None = None
 
 
 class DeviceLostError(RuntimeError):
@@ -201,14 +207,14 @@ class Engine:
         photos: Sequence[NDArray[np.uint8]],
         *,
         size: tuple[int, int] | None = None,
-        scores: bool = False,
+        extras: Extras = NO_EXTRAS,
     ) -> list[Segmentation]:
         """Segment photos: `upload` and `segment_batch` in one.
 
         Args:
             photos: RGB, each HxWx3, all of one shape.
             size: As `segment_batch`.
-            scores: As `segment_batch`.
+            extras: As `segment_batch`.
 
         Returns:
             One segmentation for each photo.
@@ -216,11 +222,15 @@ class Engine:
         Raises:
             As `segment_batch`.
         """
-        return self.segment_batch(self.upload(photos), size=size, scores=scores)
+        return self.segment_batch(self.upload(photos), size=size, extras=extras)
 
     @torch.inference_mode()
     def segment_batch(
-        self, batch: Tensor, *, size: tuple[int, int] | None = None, scores: bool = False
+        self,
+        batch: Tensor,
+        *,
+        size: tuple[int, int] | None = None,
+        extras: Extras = NO_EXTRAS,
     ) -> list[Segmentation]:
         """Segment an uploaded batch; blocks until the label maps are in main memory.
 
@@ -228,7 +238,7 @@ class Engine:
             batch: What `upload` returned, Bx3xHxW uint8.
             size: (height, width) of the label maps; the photos' own by default. Logits are
                 interpolated before the maximum is taken, so edges stay smooth.
-            scores: Whether to compute the classes' mean probabilities.
+            extras: What to compute besides label maps.
 
         Returns:
             One segmentation for each photo.
@@ -240,15 +250,17 @@ class Engine:
         """
         input_size = (batch.shape[2], batch.shape[3])
         mask_size = size or input_size
-        with self._memory_errors(len(batch), input_size, mask_size, scores), self._device_errors():
-            self._room.check(len(batch), input_size, mask_size, scores=scores)
-            temperature = self.card.temperature if scores else None
-            labels, means = label(self._net, batch, mask_size, temperature=temperature)
-            label_maps = labels.cpu().numpy()
-            class_scores = None if means is None else means.cpu().numpy()
+        with self._memory_errors(len(batch), input_size, mask_size, extras), self._device_errors():
+            self._room.check(len(batch), input_size, mask_size, extras)
+            found = label(
+                self._net, batch, mask_size, temperature=self.card.temperature, extras=extras
+            )
+            label_maps = found.labels.cpu().numpy()
+            others = [None if extra is None else extra.cpu().numpy() for extra in found[1:]]
+            del found
         self._heap.trim_if_due()
         return [
-            Segmentation(label_map, None if class_scores is None else class_scores[index])
+            Segmentation(label_map, *(None if extra is None else extra[index] for extra in others))
             for index, label_map in enumerate(label_maps)
         ]
 
@@ -321,7 +333,7 @@ class Engine:
         images: int,
         input_size: tuple[int, int],
         mask_size: tuple[int, int],
-        scores: bool = False,
+        extras: Extras = NO_EXTRAS,
     ) -> Iterator[None]:
         """Say which photo would fit when a single one does not."""
         try:
@@ -329,7 +341,7 @@ class Engine:
         except torch.OutOfMemoryError as error:
             if images > 1:
                 raise
-            raise self._room.too_small(input_size, mask_size, scores=scores) from error
+            raise self._room.too_small(input_size, mask_size, extras) from error
 
     @contextmanager
     def _device_errors(self) -> Iterator[None]:

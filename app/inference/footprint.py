@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from app.inference.decode import scaled_size
-from app.inference.network import label, prepare
+from app.inference.network import NO_EXTRAS, Extras, label, prepare
 from model import FCN
 
 _MARGIN: Final = 1.1
@@ -40,15 +40,14 @@ class Footprint:
         with torch.device("meta"):
             self._net = prepare(FCN(net.architecture, net.num_classes), net.compute_dtype)
         self._count = functools.lru_cache(_REMEMBERED)(self._count_bytes)
-        self._pixel_bytes = self._count(1, (512, 512), (512, 512), scores=True) / 512**2
+        self._pixel_bytes = self._count(1, (512, 512), (512, 512), Extras(scores=True)) / 512**2
 
     def needed_bytes(
         self,
         images: int,
         input_size: tuple[int, int],
         mask_size: tuple[int, int],
-        *,
-        scores: bool = False,
+        extras: Extras = NO_EXTRAS,
     ) -> int:
         """Return how much memory must be free for a forward; takes some 30 ms.
 
@@ -56,9 +55,9 @@ class Footprint:
             images: Photos in the batch.
             input_size: (height, width) of the photos as the network sees them.
             mask_size: (height, width) of the label maps.
-            scores: Whether scores are computed.
+            extras: What is computed besides.
         """
-        counted: int = self._count(images, input_size, mask_size, scores=scores)
+        counted: int = self._count(images, input_size, mask_size, extras)
         return math.ceil(_MARGIN * counted) + _SLACK_BYTES
 
     def fits(
@@ -67,8 +66,7 @@ class Footprint:
         images: int,
         input_size: tuple[int, int],
         mask_size: tuple[int, int],
-        *,
-        scores: bool = False,
+        extras: Extras = NO_EXTRAS,
     ) -> bool:
         """Return whether so many free bytes suffice; takes no time where they do by far.
 
@@ -77,16 +75,19 @@ class Footprint:
             images: As in `needed_bytes`, and so are the others.
             input_size: See there.
             mask_size: See there.
-            scores: See there.
+            extras: See there.
         """
         # Padding, and maps rounded up to whole cells, add less than this on every side.
         pixels = sum((height + 256) * (width + 256) for height, width in (input_size, mask_size))
-        if _MARGIN * self._pixel_bytes * images * pixels + _SLACK_BYTES <= free:
+        # Probabilities take two bytes each; while a class's plane is made, a few more planes.
+        planes = len(extras.probabilities) + 4 if extras.probabilities else 0
+        pixel_bytes = self._pixel_bytes + 4 * planes
+        if _MARGIN * pixel_bytes * images * pixels + _SLACK_BYTES <= free:
             return True
-        return self.needed_bytes(images, input_size, mask_size, scores=scores) <= free
+        return self.needed_bytes(images, input_size, mask_size, extras) <= free
 
     def largest_scale(
-        self, free: int, photo_size: tuple[int, int], most: float, *, scores: bool = False
+        self, free: int, photo_size: tuple[int, int], most: float, extras: Extras = NO_EXTRAS
     ) -> float | None:
         """Return the largest scale, in hundredths, at which a photo's forward fits; None if none.
 
@@ -94,15 +95,13 @@ class Footprint:
             free: Bytes.
             photo_size: (height, width) of the photo and of its label map.
             most: Largest scale to consider.
-            scores: Whether scores are computed.
+            extras: What is computed besides.
         """
         fitting = bisect.bisect_left(
             range(1, math.floor(100 * most) + 1),
             True,
             key=lambda percent: (
-                not self.fits(
-                    free, 1, scaled_size(*photo_size, percent / 100), photo_size, scores=scores
-                )
+                not self.fits(free, 1, scaled_size(*photo_size, percent / 100), photo_size, extras)
             ),
         )
         return fitting / 100 or None
@@ -113,19 +112,13 @@ class Footprint:
         images: int,
         input_size: tuple[int, int],
         mask_size: tuple[int, int],
-        *,
-        scores: bool,
+        extras: Extras,
     ) -> int:
         """Return the most bytes that are in use at any moment of a forward, without weights."""
         counter = _AllocationCounter()
         with counter:
             batch = torch.empty((images, *input_size, 3), dtype=torch.uint8, device="meta")
-            label(
-                self._net,
-                batch.permute(0, 3, 1, 2),
-                mask_size,
-                temperature=1.0 if scores else None,
-            )
+            label(self._net, batch.permute(0, 3, 1, 2), mask_size, extras=extras)
         return counter.peak
 
 

@@ -1,8 +1,6 @@
 """What a label map can become: palette PNG, grey PNG, a zip of binary masks, an overlay."""
 
-import io
 import re
-import zipfile
 from collections.abc import Collection, Sequence
 from typing import Final
 
@@ -10,17 +8,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from app.inference.archive import stored_zip
 from app.inference.png import encode_grey_png, encode_palette_png, encode_rgb_png
 from model.classes import VOID, ClassInfo
 
 LabelMap = npt.NDArray[np.uint8]
 Photo = npt.NDArray[np.uint8]
-
-_EARLIEST: Final = (1980, 1, 1, 0, 0, 0)
-"""The first moment a zip can note: with the real one, equal masks would not give equal bytes."""
-
-_UNIX: Final = 3
-_READABLE_FILE: Final = 0o100644 << 16
 
 _MAX_NAME: Final = 40
 """Letters kept of a class name: even four bytes each, a file name stays under 255 bytes."""
@@ -59,6 +52,16 @@ def grey_png(label_map: LabelMap) -> bytes:
     return encode_grey_png(label_map)
 
 
+def confidence_png(confidence: LabelMap, label_map: LabelMap) -> bytes:
+    """Encode how sure the network is as a grey PNG, 255 for certainty; void is 0.
+
+    Args:
+        confidence: HxW.
+        label_map: Labels, HxW.
+    """
+    return encode_grey_png(np.where(label_map == VOID, np.uint8(0), confidence))
+
+
 def zip_of_masks(
     label_map: LabelMap,
     classes: Sequence[ClassInfo],
@@ -76,20 +79,15 @@ def zip_of_masks(
     # np.bincount would widen every label to 64 bits first.
     histogram = Image.fromarray(label_map).histogram()
     present = np.flatnonzero(histogram[: len(classes)])
-    archive = io.BytesIO()
-    with zipfile.ZipFile(archive, "w") as file:
-        for class_id in present.tolist():
-            if class_ids is not None and class_id not in class_ids:
-                continue
-            entry = zipfile.ZipInfo(_file_name(class_id, classes[class_id].name), _EARLIEST)
-            # Deflated already. The rest would otherwise depend on the machine.
-            entry.compress_type = zipfile.ZIP_STORED
-            entry.create_system = _UNIX
-            entry.external_attr = _READABLE_FILE
-            # 0 stays 0, and -1 is 255.
-            mask = np.negative((label_map == class_id).view(np.uint8))
-            file.writestr(entry, encode_grey_png(mask))
-    return archive.getvalue()
+    chosen = present if class_ids is None else np.intersect1d(present, list(class_ids))
+    return stored_zip(
+        # 0 stays 0, and -1 is 255.
+        (
+            _file_name(class_id, classes[class_id].name),
+            encode_grey_png(np.negative((label_map == class_id).view(np.uint8))),
+        )
+        for class_id in chosen.tolist()
+    )
 
 
 def _file_name(class_id: int, name: str) -> str:

@@ -1,6 +1,8 @@
 """The network as inference runs it: batch norms folded, one number format, label maps out."""
 
 import copy
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +10,41 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from model import FCN
+
+
+class Extras(NamedTuple):
+    """What is computed besides label maps; photos share a forward only if it is equal.
+
+    Attributes:
+        scores: Mean probability of each class over the pixels it won.
+        confidence: Probability of the winning class, at every pixel.
+        probabilities: Classes whose probabilities are wanted at every pixel, in this order.
+    """
+
+    scores: bool = False
+    confidence: bool = False
+    probabilities: tuple[int, ...] = ()
+
+
+NO_EXTRAS = Extras()
+
+
+class Labelled(NamedTuple):
+    """What a batch becomes, on its device.
+
+    Attributes:
+        labels: Best class of every pixel, BxHxW uint8.
+        scores: BxC fp32, `nan` for classes without any pixel.
+        confidence: BxHxW uint8, 255 for certainty.
+        probabilities: BxKxHxW fp16, for the K classes of `Extras.probabilities`. Where the best
+            class is among them, its probability is above all others: where rounding to 16 bits
+            made another one equal, it is the next higher number.
+    """
+
+    labels: Tensor
+    scores: Tensor | None = None
+    confidence: Tensor | None = None
+    probabilities: Tensor | None = None
 
 
 def prepare(net: FCN, dtype: torch.dtype) -> FCN:
@@ -55,43 +92,79 @@ def logits_of(net: FCN, batch: Tensor, size: tuple[int, int] | None) -> Tensor:
 
 
 def label(
-    net: FCN, batch: Tensor, size: tuple[int, int] | None, *, temperature: float | None
-) -> tuple[Tensor, Tensor | None]:
+    net: FCN,
+    batch: Tensor,
+    size: tuple[int, int] | None,
+    *,
+    temperature: float = 1.0,
+    extras: Extras = NO_EXTRAS,
+) -> Labelled:
     """Run the network and choose the best class of every pixel, all on the batch's device.
 
     Args:
         net: The network.
         batch: Photos, Bx3xHxW.
         size: As in `logits_of`.
-        temperature: What logits are divided by before they become probabilities; None if no
-            scores are wanted.
-
-    Returns:
-        Label maps, BxHxW uint8, and the mean probability of each class over the pixels it won,
-        BxC fp32, `nan` for classes without any; None without a temperature.
+        temperature: What logits are divided by before they become probabilities.
+        extras: What to compute besides.
     """
     logits = logits_of(net, batch, size)
     best, labels = logits.max(dim=1)
-    scores = None if temperature is None else _class_scores(logits, best, labels, temperature)
-    return labels.to(torch.uint8), scores
+    if not any(extras):
+        return Labelled(labels.to(torch.uint8))
+    # Overwritten, because with many classes a copy would be what decides how much memory a photo
+    # takes. Softmax is exp(logit - best logit) over its sum, and 1 over it at the best class.
+    exponentials = logits.sub_(best.unsqueeze(1)).div_(temperature).exp_()
+    probability = exponentials.sum(dim=1).reciprocal()
+    return Labelled(
+        labels.to(torch.uint8),
+        _class_scores(probability, labels, logits.shape[1]) if extras.scores else None,
+        probability.mul(255).round_().to(torch.uint8) if extras.confidence else None,
+        _probabilities(exponentials, probability, labels, extras.probabilities)
+        if extras.probabilities
+        else None,
+    )
 
 
-def _class_scores(logits: Tensor, best: Tensor, labels: Tensor, temperature: float) -> Tensor:
+def _class_scores(probability: Tensor, labels: Tensor, classes: int) -> Tensor:
     """Return the mean probability of each class over the pixels it won, BxC.
 
     Args:
-        logits: BxCxHxW; overwritten, because with many classes a copy would be what decides how
-            much memory a photo takes.
-        best: Highest of them at each pixel, BxHxW.
-        labels: Its class, BxHxW.
-        temperature: What logits are divided by.
+        probability: Of the best class, BxHxW.
+        labels: That class, BxHxW int64.
+        classes: Number of classes, C.
     """
-    # softmax at the best class: 1 / sum of exp(logit - best logit).
-    exponentials = logits.sub_(best.unsqueeze(1)).div_(temperature).exp_()
-    probability = exponentials.sum(dim=1).reciprocal().flatten(1).double()
+    probability = probability.flatten(1).double()
     labels = labels.flatten(1)
-    sums = torch.zeros(logits.shape[:2], dtype=torch.float64, device=logits.device)
+    sums = torch.zeros((len(labels), classes), dtype=torch.float64, device=labels.device)
     counts = torch.zeros_like(sums)
     sums.scatter_add_(1, labels, probability)
     counts.scatter_add_(1, labels, torch.ones_like(probability))
     return (sums / counts).float()
+
+
+def _probabilities(
+    exponentials: Tensor, probability: Tensor, labels: Tensor, classes: Sequence[int]
+) -> Tensor:
+    """Return probabilities in 16 bits, BxKxHxW; see `Labelled`.
+
+    Args:
+        exponentials: Of logits above the best one, BxCxHxW.
+        probability: Of the best class, BxHxW.
+        labels: That class, BxHxW.
+        classes: Those that are wanted, K.
+    """
+    batch, _, height, width = exponentials.shape
+    halves = torch.empty(
+        (batch, len(classes), height, width), dtype=torch.float16, device=exponentials.device
+    )
+    best = probability.half()
+    tied = torch.zeros_like(best, dtype=torch.bool)
+    for place, index in enumerate(classes):
+        halves[:, place] = exponentials[:, index] * probability
+        tied |= (halves[:, place] == best) & (labels != index)
+    # Positive numbers of the format are in the order of their bits.
+    raised = torch.where(tied, (best.view(torch.int16) + 1).view(torch.float16), best)
+    for place, index in enumerate(classes):
+        halves[:, place] = torch.where(labels == index, raised, halves[:, place])
+    return halves

@@ -7,6 +7,7 @@ import torch
 from app.inference.decode import scaled_size
 from app.inference.footprint import Footprint
 from app.inference.memory import available_bytes
+from app.inference.network import NO_EXTRAS, Extras
 from model import FCN
 
 
@@ -35,8 +36,7 @@ class Room:
         images: int,
         input_size: tuple[int, int],
         mask_size: tuple[int, int],
-        *,
-        scores: bool = False,
+        extras: Extras = NO_EXTRAS,
     ) -> None:
         """Refuse a forward for which the system would end the process.
 
@@ -46,13 +46,13 @@ class Room:
             images: Photos in the batch.
             input_size: (height, width) of the photos as the network sees them.
             mask_size: (height, width) of the label maps.
-            scores: Whether scores are computed.
+            extras: What is computed besides the label maps.
 
         Raises:
             torch.OutOfMemoryError: If there is not enough.
         """
         free = available_bytes() if self._device.type == "cpu" else None
-        if free is None or self._footprint.fits(free, images, input_size, mask_size, scores=scores):
+        if free is None or self._footprint.fits(free, images, input_size, mask_size, extras):
             return
         raise torch.OutOfMemoryError(
             f"{free / 1e6:.0f} MB of memory are left, too little for {images} photos of "
@@ -60,21 +60,24 @@ class Room:
         )
 
     def too_small(
-        self, input_size: tuple[int, int], mask_size: tuple[int, int], *, scores: bool = False
+        self,
+        input_size: tuple[int, int],
+        mask_size: tuple[int, int],
+        extras: Extras = NO_EXTRAS,
     ) -> PhotoDoesNotFitError:
         """Return the error for a single photo that did not fit; it says which size would.
 
         Args:
             input_size: (height, width) of the photo as the network sees it.
             mask_size: (height, width) of the photo and its label map.
-            scores: Whether scores are computed.
+            extras: What is computed besides the label maps.
         """
-        needed = self._footprint.needed_bytes(1, input_size, mask_size, scores=scores)
+        needed = self._footprint.needed_bytes(1, input_size, mask_size, extras)
         free = self._free_bytes()
         # Whatever seems to be free, `needed` was too much; and others take memory meanwhile.
         bound = int(0.9 * (needed if free is None else min(free, needed)))
         scale = self._footprint.largest_scale(
-            bound, mask_size, input_size[0] / mask_size[0], scores=scores
+            bound, mask_size, input_size[0] / mask_size[0], extras
         )
         seen = f"the network would see this photo at {input_size[1]} x {input_size[0]} pixels"
         if scale is None:

@@ -11,12 +11,23 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi_offline import FastAPIOffline
 from pydantic.json_schema import models_json_schema
-from starlette.requests import Request
-from starlette.responses import RedirectResponse
 
+from app.serve.documents import CocoDocument, FeatureCollection, SeveralDocument
 from app.serve.errors import install_error_handlers, problems_as_markdown
 from app.serve.middleware import RequestMiddleware
-from app.serve.routes import health, metrics, model, segment
+from app.serve.protocols.huggingface import SegmentationInput
+from app.serve.protocols.label_studio import PredictRequest
+from app.serve.protocols.open_inference import InferenceRequest, InferenceResponse
+from app.serve.routes import (
+    health,
+    huggingface,
+    label_studio,
+    metrics,
+    model,
+    open_inference,
+    page,
+    segment,
+)
 from app.serve.schemas import ProblemDocument, SegmentationDocument
 from app.serve.service import LoadEngine, Service, load_engine
 from app.serve.settings import Settings, load_settings, unknown_variables
@@ -27,8 +38,8 @@ logger = logging.getLogger(__name__)
 _DESCRIPTION = """
 Segments photos with a fully convolutional network: POST a photo, get a label for every pixel.
 
-Every answer carries `X-Request-ID`; errors are `application/problem+json` (RFC 9457), and their
-`type` is one of:
+Every answer carries `X-Request-ID`; errors are `application/problem+json` (RFC 9457) except where
+other tools' clients expect `{"error": ...}`, and their `type` is one of:
 
 """
 
@@ -78,15 +89,12 @@ def create_app(
     app.state.service = service
     app.add_middleware(RequestMiddleware, service=service)
     install_error_handlers(app)
-    for routes in (segment, model, health, metrics):
+    for routes in (segment, model, health, metrics, page):
         app.include_router(routes.router)
-    app.add_api_route("/", _to_docs, include_in_schema=False)
+    for other_clients in (huggingface, open_inference, label_studio):
+        app.include_router(other_clients.router)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
-
-
-async def _to_docs(request: Request) -> RedirectResponse:
-    return RedirectResponse(f"{request.scope.get('root_path', '')}/docs")
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:
@@ -103,7 +111,17 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
             routes=app.routes,
         )
         _, schemas = models_json_schema(
-            [(ProblemDocument, "serialization"), (SegmentationDocument, "serialization")],
+            [
+                (ProblemDocument, "serialization"),
+                (SegmentationDocument, "serialization"),
+                (FeatureCollection, "serialization"),
+                (CocoDocument, "serialization"),
+                (SeveralDocument, "serialization"),
+                (SegmentationInput, "validation"),
+                (InferenceRequest, "validation"),
+                (InferenceResponse, "serialization"),
+                (PredictRequest, "validation"),
+            ],
             ref_template="#/components/schemas/{model}",
         )
         document["components"]["schemas"].update(schemas["$defs"])

@@ -20,12 +20,19 @@ from app.inference.engine import DeviceLostError
 from app.inference.render import UnknownClassError
 from app.inference.room import PhotoDoesNotFitError
 from app.serve.admission import OverloadedError, QueueFullError
+from app.serve.answers import AnswersFullError, AnswerTooLargeError
 from app.serve.batcher import BatcherClosedError, DeadlineExceededError
 from app.serve.forecast import QueueTooLongError
 from app.serve.parameters import InvalidParameterError, NotAcceptableError
+from app.serve.problem_examples import EXAMPLES
 from app.serve.record import record_of
 from app.serve.schemas import ProblemDocument
-from app.serve.uploads import MissingImageError, TooManyBytesError, UploadsFullError
+from app.serve.uploads import (
+    MissingImageError,
+    TooManyBytesError,
+    TooManyImagesError,
+    UploadsFullError,
+)
 
 CLIENT_CLOSED_REQUEST: Final = 499
 """nginx's status for a client that left; only the log and the metrics ever see it."""
@@ -49,6 +56,20 @@ class InputTooLargeError(Exception):
 
 class ModelDeadError(Exception):
     """The process can never work again and waits to be restarted."""
+
+
+class NoneSegmentedError(Exception):
+    """None of a request's several images has an answer.
+
+    Attributes:
+        problem: The gravest of theirs, by status.
+        retry_after_s: When to try again, in whole seconds; None if that is no use.
+    """
+
+    def __init__(self, problem: "Problem", detail: str, retry_after_s: int | None) -> None:
+        super().__init__(detail)
+        self.problem = problem
+        self.retry_after_s = retry_after_s
 
 
 @dataclass(frozen=True)
@@ -86,6 +107,10 @@ NOT_FOUND: Final = Problem(404, "not-found", "Not found")
 METHOD_NOT_ALLOWED: Final = Problem(405, "method-not-allowed", "Method not allowed")
 INVALID_PARAMETER: Final = Problem(422, "invalid-parameter", "Invalid parameter")
 
+BAD_REQUEST: Final = Problem(400, "bad-request", "Bad request")
+HEAD_TOO_LARGE: Final = Problem(431, "head-too-large", "Request header fields too large")
+"""This and the one before are the answers to what is no request; see `protocol`."""
+
 MODEL_DEAD: Final = Problem(503, "model-dead", "Model dead")
 
 PROBLEMS: Final[dict[type[Exception], Problem]] = {
@@ -95,13 +120,16 @@ PROBLEMS: Final[dict[type[Exception], Problem]] = {
     TooManyPixels: Problem(413, "too-many-pixels", "Too many pixels"),
     PhotoDoesNotFitError: Problem(413, "out-of-memory", "Too large for the memory"),
     InputTooLargeError: Problem(413, "scaled-too-large", "Too many pixels after scaling"),
+    AnswerTooLargeError: Problem(413, "answer-too-large", "Answer too large"),
     UnknownFormat: Problem(415, "unknown-image-format", "Unknown image format"),
     MissingImageError: Problem(422, "missing-image", "Missing image"),
+    TooManyImagesError: Problem(422, "too-many-images", "Too many images"),
     InvalidParameterError: INVALID_PARAMETER,
     UnknownClassError: INVALID_PARAMETER,
     QueueFullError: Problem(429, "queue-full", "Queue full"),
     QueueTooLongError: Problem(429, "queue-too-long", "Queue too long"),
     UploadsFullError: Problem(429, "uploads-full", "Too many uploads"),
+    AnswersFullError: Problem(429, "answers-full", "Too many large answers"),
     ClientDisconnect: Problem(CLIENT_CLOSED_REQUEST, "client-gone", "Client closed the request"),
     NotReadyError: Problem(503, "not-ready", "Not ready"),
     BatcherClosedError: Problem(503, "stopping", "Stopping"),
@@ -111,7 +139,16 @@ PROBLEMS: Final[dict[type[Exception], Problem]] = {
 }
 
 _ALL_KINDS: Final = tuple(
-    dict.fromkeys([*PROBLEMS.values(), INTERNAL_ERROR, NOT_FOUND, METHOD_NOT_ALLOWED])
+    dict.fromkeys(
+        [
+            *PROBLEMS.values(),
+            INTERNAL_ERROR,
+            NOT_FOUND,
+            METHOD_NOT_ALLOWED,
+            BAD_REQUEST,
+            HEAD_TOO_LARGE,
+        ]
+    )
 )
 
 
@@ -133,18 +170,32 @@ def install_error_handlers(app: FastAPI) -> None:
     """Let every typed error, and FastAPI's own, become a problem document."""
     for error_type in PROBLEMS:
         app.add_exception_handler(error_type, _on_typed_error)
+    app.add_exception_handler(NoneSegmentedError, _on_none_segmented)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
 
 
+def problem_of(error: Exception) -> Problem | None:
+    """Return which kind of problem an error is; None if it is a bug."""
+    return next((PROBLEMS[kind] for kind in type(error).__mro__ if kind in PROBLEMS), None)
+
+
 async def _on_typed_error(request: Request, error: Exception) -> Response:
-    problem = next(PROBLEMS[kind] for kind in type(error).__mro__ if kind in PROBLEMS)
+    problem = problem_of(error)
+    assert problem is not None  # registered for nothing else
     headers = {}
     if isinstance(error, OverloadedError | NotReadyError):
         headers["Retry-After"] = str(error.retry_after_s)
     elif isinstance(error, BatcherClosedError):
         headers["Retry-After"] = "1"
     return problem_response(request, problem, str(error), headers)
+
+
+async def _on_none_segmented(request: Request, error: Exception) -> Response:
+    assert isinstance(error, NoneSegmentedError)  # registered for nothing else
+    wait = error.retry_after_s
+    headers = {} if wait is None else {"Retry-After": str(wait)}
+    return problem_response(request, error.problem, str(error), headers)
 
 
 async def _on_validation_error(request: Request, error: Exception) -> Response:
@@ -203,9 +254,7 @@ def openapi_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def _example(kind: Problem) -> dict[str, Any]:
-    document = kind.document(
-        "A sentence about this very request.", "7d9f3c1a5b8e4f60a2c4e6f8091b3d5f"
-    )
+    document = kind.document(EXAMPLES[kind.slug], "7d9f3c1a5b8e4f60a2c4e6f8091b3d5f")
     return {"summary": kind.title, "value": document.model_dump()}
 
 

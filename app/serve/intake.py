@@ -5,13 +5,15 @@ to the answer the request sees one engine: classes may change with the next.
 """
 
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Final
 
 from starlette.requests import Request
+from starlette.responses import Response
 
 from app.inference.engine import Engine
+from app.serve.answers import AnswerShare, SharedResponse
 from app.serve.deadline import RequestScope
 from app.serve.errors import NotReadyError
 from app.serve.parameters import timeout_s
@@ -19,7 +21,7 @@ from app.serve.pipeline import Pipeline
 from app.serve.record import RequestRecord, record_of
 from app.serve.render import Encode, Rendered, Wanted, render
 from app.serve.service import Phase, Service
-from app.serve.uploads import Upload, announced_length, discard_body, receive_image
+from app.serve.uploads import Upload, announced_length, discard_body, receive_images
 from app.serve.versions import model_label
 
 _DISCARD_S: Final = 1.0
@@ -39,7 +41,9 @@ class Intake:
     _request: Request
     _pipeline: Pipeline
     _scope: RequestScope
+    _share: AnswerShare
     _max_bytes: int
+    _max_images: int
 
     @asynccontextmanager
     async def upload(self, content_type: str | None) -> AsyncIterator[Upload]:
@@ -54,15 +58,39 @@ class Intake:
             TooManyBytesError: If the body is too large.
             UploadsFullError: If all uploads together are.
             MissingImageError: If it holds no image.
+            TooManyImagesError: If it holds several.
         """
+        async with self._receiving(content_type, most=1) as (upload,):
+            yield upload
+
+    @asynccontextmanager
+    async def uploads(self, content_type: str | None) -> AsyncIterator[list[Upload]]:
+        """Receive the body, a form that may have several images; as `upload` otherwise.
+
+        Each image counts until it is released.
+        """
+        async with self._receiving(content_type, most=self._max_images) as uploads:
+            yield uploads
+
+    @asynccontextmanager
+    async def _receiving(
+        self, content_type: str | None, *, most: int
+    ) -> AsyncIterator[list[Upload]]:
         self._pipeline.check(self._scope.deadline)
         length = self._request.headers.get("content-length")
         announced = announced_length(length, limit=self._max_bytes)
-        with self._pipeline.uploads.open(announced) as upload:
+        with self._pipeline.uploads.open(announced) as whole:
             receive = self._request.receive
-            await receive_image(receive, content_type, upload, limit=self._max_bytes)
+            images = await receive_images(
+                receive, content_type, whole, limit=self._max_bytes, most=most
+            )
             self._scope.watch(receive)
-            yield upload
+            with ExitStack() as held:
+                uploads = whole.divide(images)
+                del images  # released images shall not live on here
+                for upload in uploads:
+                    held.callback(upload.release)
+                yield uploads
 
     @contextmanager
     def part(self) -> Iterator[Upload]:
@@ -75,11 +103,22 @@ class Intake:
             yield upload
 
     async def segment(
-        self, upload: Upload, wanted: Wanted, *, encode: Encode | None = None
+        self,
+        upload: Upload,
+        wanted: Wanted,
+        *,
+        encode: Encode | None = None,
+        record: RequestRecord | None = None,
     ) -> Rendered:
         """Turn the photo in `upload.data` into an answer; raises what `Pipeline.segment` raises.
 
         Without `encode` it is the answer of `POST /segment`.
+
+        Args:
+            upload: The photo.
+            wanted: What to answer with.
+            encode: Makes the answer.
+            record: Of this image, where the request has several; see `RequestRecord.add_image`.
         """
         self.record.mask_format = wanted.format
         return await self._pipeline.segment(
@@ -87,9 +126,14 @@ class Intake:
             wanted,
             self.engine,
             deadline=self._scope.deadline,
-            record=self.record,
+            record=record or self.record,
+            share=self._share,
             encode=encode or render,
         )
+
+    def response(self, rendered: Rendered) -> Response:
+        """Return the response with an answer; it holds the answer's share until it is sent."""
+        return SharedResponse(rendered.body, rendered.media_type, self._share)
 
 
 @asynccontextmanager
@@ -108,12 +152,27 @@ async def taking_photos(request: Request, service: Service) -> AsyncIterator[Int
         request.headers.get("x-request-timeout"), limit_s=service.settings.request_timeout_s
     )
     scope = RequestScope(record.began + limit_s, limit_s)
-    with service.working_on(scope):
-        async with scope:
-            pipeline = await _pipeline(request, service)
-            with service.versions.in_use() as engine:
-                record.model = model_label(engine)
-                yield Intake(engine, record, request, pipeline, scope, service.settings.max_bytes)
+    settings = service.settings
+    with ExitStack() as held:
+        with service.working_on(scope):
+            async with scope:
+                pipeline = await _pipeline(request, service)
+                share = AnswerShare(pipeline.answers)
+                held.callback(share.release)
+                with service.versions.in_use() as engine:
+                    record.model = model_label(engine)
+                    yield Intake(
+                        engine,
+                        record,
+                        request,
+                        pipeline,
+                        scope,
+                        share,
+                        settings.max_bytes,
+                        settings.request_images,
+                    )
+        if share.handed_over:
+            held.pop_all()
 
 
 async def _pipeline(request: Request, service: Service) -> Pipeline:

@@ -95,6 +95,9 @@ class RequestMiddleware:
             fields["model"] = record.model
         if record.problem is not None:
             fields["problem"] = record.problem
+        if record.images:
+            fields["images"] = len(record.images)
+            fields["failed"] = sum(image.problem is not None for image in record.images)
         if record.image_size is not None:
             fields["size"] = "{}x{}".format(*record.image_size)
         if record.mask_format is not None:

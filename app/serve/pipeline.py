@@ -7,6 +7,7 @@ the admission. Knows no HTTP.
 
 import functools
 import time
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -14,7 +15,9 @@ import numpy.typing as npt
 
 from app.inference.decode import open_photo, resize, scaled_size
 from app.inference.engine import DeviceLostError, Engine, Segmentation
+from app.inference.network import Extras
 from app.serve.admission import Admission, Place
+from app.serve.answers import AnswerBudget, AnswerShare
 from app.serve.batcher import Batcher, BatchReport
 from app.serve.errors import InputTooLargeError
 from app.serve.forecast import Forecast
@@ -25,6 +28,7 @@ from app.serve.settings import Settings
 from app.serve.telemetry import Telemetry
 from app.serve.uploads import Upload, UploadBudget
 from app.serve.workers import Workers
+from model import ClassInfo
 
 Photo = npt.NDArray[np.uint8]
 
@@ -39,13 +43,13 @@ class BatchKey(NamedTuple):
         engine: The engine that the photo's request began with.
         input_size: Height and width that the network sees.
         mask_size: Height and width of the masks.
-        scores: Whether scores are computed.
+        extras: What is computed besides label maps.
     """
 
     engine: Engine
     input_size: tuple[int, int]
     mask_size: tuple[int, int]
-    scores: bool
+    extras: Extras
 
 
 class _Decoded(NamedTuple):
@@ -97,6 +101,7 @@ class Pipeline:
             self.admission, self._decoders, self._batcher, self._encoders, self._lag
         )
         self.uploads = UploadBudget(settings.upload_bytes, retry_after=self.retry_after_s)
+        self.answers = AnswerBudget(settings.answer_bytes, retry_after=self.retry_after_s)
 
     @property
     def alive(self) -> bool:
@@ -138,6 +143,7 @@ class Pipeline:
         *,
         deadline: float,
         record: RequestRecord,
+        share: AnswerShare,
         encode: Encode = render,
     ) -> Rendered:
         """Turn an upload into an answer; the upload is released once it is decoded.
@@ -148,12 +154,15 @@ class Pipeline:
             engine: Makes the label map; `wanted` speaks of its classes.
             deadline: When the answer is no longer wanted, in seconds of `time.monotonic`.
             record: Gets the photo's size and the seconds of each stage.
+            share: Where the answer is counted, if it is a large one; whoever sends it releases it.
             encode: Makes the answer; runs in a thread.
 
         Raises:
             ImageError: If the bytes are no image, broken, or too large; see `decode`.
             InputTooLargeError: If the photo is too large at the wanted scale.
             QueueFullError: If there is no room for the photo.
+            AnswerTooLargeError: If there never is room for its answer.
+            AnswersFullError: If there is none now.
             QueueTooLongError: If its answer would come too late.
             PhotoDoesNotFitError: If the device's memory is too small for the photo.
             DeadlineExceededError: If the deadline passes in the queue.
@@ -161,7 +170,9 @@ class Pipeline:
         """
         began = time.monotonic()
         with self.admission.place() as place:
-            decode_upload = functools.partial(self._decode, upload, wanted, place, deadline)
+            decode_upload = functools.partial(
+                self._decode, upload, wanted, engine.card.classes, place, share, deadline
+            )
             network_input, photo, mask_size = await self._decoders.run(decode_upload)
             del decode_upload
             upload.release()
@@ -171,7 +182,7 @@ class Pipeline:
             input_size = (network_input.shape[0], network_input.shape[1])
             place.queued()
             outcome = await self._batcher.submit(
-                BatchKey(engine, input_size, mask_size, wanted.needs_scores),
+                BatchKey(engine, input_size, mask_size, wanted.extras(engine.card.classes)),
                 network_input,
                 pixels=input_size[0] * input_size[1],
                 deadline=deadline,
@@ -214,7 +225,15 @@ class Pipeline:
         self._encoders.shutdown()
         return await self._batcher.join(_LAST_BATCH_S)
 
-    def _decode(self, upload: Upload, wanted: Wanted, place: Place, deadline: float) -> _Decoded:
+    def _decode(
+        self,
+        upload: Upload,
+        wanted: Wanted,
+        classes: Sequence[ClassInfo],
+        place: Place,
+        share: AnswerShare,
+        deadline: float,
+    ) -> _Decoded:
         """Decode and scale a photo once its header has found a place for it; in a thread.
 
         Takes the upload, not its bytes: work that waits for a thread must not hold on to the
@@ -230,6 +249,7 @@ class Pipeline:
             )
         self._forecast.check_sized(height * width, deadline)
         place.take(max(header.pixels, height * width), height * width)
+        share.take(wanted.large_bytes(header.pixels, classes))
         photo = opened.decode()
         mask_size = (photo.shape[0], photo.shape[1])
         network_input = resize(photo, scaled_size(*mask_size, wanted.scale))
@@ -249,5 +269,5 @@ def _forward(key: BatchKey, photos: list[Photo]) -> list[_Segmented]:
     began = time.monotonic()
     batch = key.engine.upload(photos)
     transfer_s = time.monotonic() - began
-    segmentations = key.engine.segment_batch(batch, size=key.mask_size, scores=key.scores)
+    segmentations = key.engine.segment_batch(batch, size=key.mask_size, extras=key.extras)
     return [_Segmented(segmentation, transfer_s) for segmentation in segmentations]

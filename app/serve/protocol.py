@@ -17,7 +17,7 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
-from app.serve.errors import Problem
+from app.serve.errors import BAD_REQUEST, HEAD_TOO_LARGE, Problem
 
 MAX_HEAD_BYTES: Final = 65_536
 """Of a request line with its headers, and of what stands between two chunks of a body. Apache takes
@@ -28,9 +28,6 @@ STALL_S: Final = 10.0
 without a whole head, with the rest of a body that has been answered, or with an answer that is not
 read. Looked at that often, so it may take twice as long. A request in progress has its own
 deadline."""
-
-_BAD_REQUEST: Final = Problem(400, "bad-request", "Bad request")
-_HEAD_TOO_LARGE: Final = Problem(431, "head-too-large", "Request header fields too large")
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -73,7 +70,7 @@ class GuardedProtocol(HttpToolsProtocol):
                 return
         if self._head_bytes > MAX_HEAD_BYTES:
             self._refuse(
-                _HEAD_TOO_LARGE,
+                HEAD_TOO_LARGE,
                 f"The request line and its headers take at most {MAX_HEAD_BYTES:,} bytes.",
             )
 
@@ -108,7 +105,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what cannot be parsed, as a problem document."""
-        self._refuse(_BAD_REQUEST, msg)
+        self._refuse(BAD_REQUEST, msg)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle

@@ -27,6 +27,8 @@ class RequestRecord:
         stages_s: Stage -> seconds, in order: decode, queue, transfer, forward, encode.
         batch_size: Photos in the batch that the photo ran in.
         batch_reason: Why that batch was run when it was, as in `groups.Reason`.
+        images: A record of each image, if the request has several; what is known of one of them
+            stands there.
     """
 
     id: str
@@ -41,6 +43,19 @@ class RequestRecord:
     stages_s: dict[str, float] = field(default_factory=dict)
     batch_size: int | None = None
     batch_reason: str | None = None
+    images: list["RequestRecord"] = field(default_factory=list)
+
+    def add_image(self) -> "RequestRecord":
+        """Return a record for one more of several images."""
+        image = RequestRecord(self.id, self.began, model=self.model)
+        self.images.append(image)
+        return image
+
+    def conclude_images(self) -> None:
+        """Take over how long each stage took for the slowest image: they run side by side."""
+        for image in self.images:
+            for stage, seconds in image.stages_s.items():
+                self.stages_s[stage] = max(seconds, self.stages_s.get(stage, 0.0))
 
 
 def attach_record(scope: Scope, record: RequestRecord) -> None:

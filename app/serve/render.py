@@ -1,19 +1,40 @@
 """A segmented photo -> the bytes of an answer, in every format of `POST /segment`."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from pydantic_core import to_json
 
 from app.inference.engine import Engine, Segmentation
-from app.inference.render import MaskFormat, mask_entries, render_file
+from app.inference.network import Extras
+from app.inference.render import MaskFormat, needed_extras, render_document, render_file
 from app.serve.schemas import RleCounts
+from model import ClassInfo
 
-_MEDIA_TYPES: Final = {MaskFormat.ZIP: "application/zip"}
-"""Of everything that is no PNG and no JSON."""
+JSON: Final = "application/json"
+ZIP: Final = "application/zip"
+GEOJSON: Final = "application/geo+json"
+NPZ: Final = "application/x-npz"
+
+_MEDIA_TYPES: Final = {
+    MaskFormat.RLE: JSON,
+    MaskFormat.COCO: JSON,
+    MaskFormat.POLYGONS: GEOJSON,
+    MaskFormat.ZIP: ZIP,
+    MaskFormat.CVAT: ZIP,
+    MaskFormat.PROBABILITIES: NPZ,
+}
+"""Of everything that is no PNG."""
+
+_PROBABILITY_BYTES: Final = 4
+"""Two for a number in the array, and two for the same in the answer that it is written to."""
+
+UNNAMED: Final = "image"
+"""Name of a photo that came without one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +47,8 @@ class Wanted:
         counts: How run lengths are written in JSON.
         scale: The network sees the photo at this scale.
         scores: Whether mean probabilities are wanted; they appear in JSON only.
+        tolerance: How far polygons may be from the edges of the pixels, in pixels.
+        name: File name of the photo, which some formats repeat.
     """
 
     format: MaskFormat
@@ -33,16 +56,26 @@ class Wanted:
     counts: RleCounts = RleCounts.COMPRESSED
     scale: float = 1.0
     scores: bool = False
+    tolerance: float = 0.0
+    name: str = UNNAMED
 
     @property
     def needs_photo(self) -> bool:
         """Whether the answer shows the photo itself."""
         return self.format is MaskFormat.OVERLAY
 
-    @property
-    def needs_scores(self) -> bool:
-        """Whether the network must compute scores."""
-        return self.scores and self.format is MaskFormat.RLE
+    def extras(self, classes: Sequence[ClassInfo]) -> Extras:
+        """Return what the network must compute besides the label map, for a model's classes."""
+        return needed_extras(self.format, classes, self.class_ids, scores=self.scores)
+
+    def large_bytes(self, pixels: int, classes: Sequence[ClassInfo]) -> int:
+        """Return what the answer takes while it is made, if that is more than a photo takes.
+
+        Args:
+            pixels: Of the photo.
+            classes: The model's.
+        """
+        return _PROBABILITY_BYTES * pixels * len(self.extras(classes).probabilities)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +119,7 @@ def render(
     """Encode a label map.
 
     Args:
-        segmentation: The label map, HxW, and scores if they are wanted.
+        segmentation: The label map, HxW, and the extras that `wanted` needs.
         photo: HxWx3 RGB, needed for the overlay only.
         wanted: Format and selection.
         engine: Whose classes the labels are.
@@ -94,26 +127,35 @@ def render(
         stages_s: Seconds of the stages so far, for JSON.
     """
     classes = engine.card.classes
-    if wanted.format is not MaskFormat.RLE:
-        body = render_file(segmentation.label_map, photo, wanted.format, classes, wanted.class_ids)
-        return Rendered(body, _MEDIA_TYPES.get(wanted.format, "image/png"))
+    media_type = _MEDIA_TYPES.get(wanted.format, "image/png")
+    if not wanted.format.is_json:
+        body = render_file(
+            segmentation, photo, wanted.format, classes, wanted.class_ids, name=wanted.name
+        )
+        return Rendered(body, media_type)
     began = time.monotonic()
-    entries = mask_entries(
+    masks = render_document(
         segmentation,
+        wanted.format,
         classes,
         wanted.class_ids,
+        name=wanted.name,
         compressed=wanted.counts is RleCounts.COMPRESSED,
+        tolerance=wanted.tolerance,
     )
-    height, width = segmentation.label_map.shape
     milliseconds = {stage: round(seconds * 1e3, 3) for stage, seconds in stages_s.items()}
     milliseconds["encode"] = round((time.monotonic() - began) * 1e3, 3)
-    # A `SegmentationDocument`, which a test holds it to: checking what was just made here would
-    # take longer than writing it.
-    document = {
+    # One of the documents of `schemas`, which a test holds it to: checking what was just made here
+    # would take longer than writing it.
+    about: dict[str, Any] = {
         "request_id": request_id,
         "model": {"name": engine.card.name, "version": engine.version},
-        "image": {"width": width, "height": height},
-        "masks": entries,
-        "timing_ms": milliseconds,
     }
-    return Rendered(to_json(document), "application/json")
+    if wanted.format is MaskFormat.COCO:
+        info = {"description": "Segmentation of one photo", "version": "1.0", **about}
+        return Rendered(to_json({"info": info, "licenses": [], **masks}), media_type)
+    height, width = segmentation.label_map.shape
+    about |= {"image": {"width": width, "height": height}, **masks, "timing_ms": milliseconds}
+    if wanted.format is MaskFormat.POLYGONS:
+        about = {"type": "FeatureCollection", **about}
+    return Rendered(to_json(about), media_type)

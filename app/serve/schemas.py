@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.inference.render import MAX_SCALE, MIN_SCALE, MaskFormat
+from app.inference.render import MAX_SCALE, MAX_TOLERANCE, MIN_SCALE, MaskFormat
 
 
 class RleCounts(StrEnum):
@@ -51,7 +51,17 @@ class SegmentQuery(BaseModel):
     )
     scores: bool = Field(
         False,
-        description="With `format=rle`: add each class's mean probability over its mask.",
+        description="With `format=rle`, `polygons` or `coco`: add each class's mean probability "
+        "over its mask.",
+    )
+    tolerance: float = Field(
+        0.0,
+        ge=0,
+        le=MAX_TOLERANCE,
+        allow_inf_nan=False,
+        description="With `format=polygons` or `coco`: how far outlines may be from the edges of "
+        "the pixels, in pixels. 0 follows them exactly; 1 to 2 make outlines that people can "
+        "edit. Neighbours keep their common edge; what is smaller vanishes.",
     )
 
 

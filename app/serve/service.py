@@ -295,6 +295,11 @@ class Service:
             "Bytes of uploads held and not yet decoded, with 64 KiB for each.",
             lambda: pipeline.uploads.held,
         )
+        telemetry.show(
+            "fcn_answer_bytes",
+            "Bytes of probabilities that are being made or sent.",
+            lambda: pipeline.answers.held,
+        )
         if device.type == "cuda":
             telemetry.show(
                 "fcn_device_memory_allocated_bytes",

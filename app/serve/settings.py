@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NoReturn
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, DirectoryPath, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.inference.batch_caps import MOST_IMAGES, MOST_PIXELS
@@ -100,11 +100,19 @@ class Settings(BaseSettings):
         "64 KiB.",
         json_schema_extra={"unit": "bytes"},
     )
+    request_images: int = Field(
+        16,
+        ge=1,
+        le=256,
+        description="Most images in one request; more are answered with 422. Their bytes together "
+        "are held to `FCN_MAX_BYTES`, everything else counts for each of them.",
+        json_schema_extra={"unit": "images"},
+    )
     queue_requests: int = Field(
         256,
         ge=1,
-        description="Requests received and not yet answered; beyond it 429.",
-        json_schema_extra={"unit": "requests"},
+        description="Photos received and not yet answered; beyond it 429.",
+        json_schema_extra={"unit": "photos"},
     )
     queue_pixels: int = Field(
         134_217_728,
@@ -113,6 +121,14 @@ class Settings(BaseSettings):
         "larger of its own and the network's size; beyond it 429. A pixel takes up to 7 bytes. "
         "At least `FCN_MAX_PIXELS`.",
         json_schema_extra={"unit": "pixels"},
+    )
+    answer_bytes: int = Field(
+        1_073_741_824,
+        ge=1,
+        description="Bytes of all answers in `format=probabilities` that are being made or sent, "
+        "each 4 bytes for a pixel and class; beyond it 429, and 413 for a photo that alone would "
+        "pass it.",
+        json_schema_extra={"unit": "bytes"},
     )
     batch_images: int = Field(
         MOST_IMAGES,
@@ -175,6 +191,14 @@ class Settings(BaseSettings):
     )
     log_format: Literal["text", "json"] = Field(
         "text", description="Log lines for people or, one JSON object each, for programs."
+    )
+    label_studio_files: DirectoryPath | None = Field(
+        None,
+        description="Directory that Label Studio's local storage begins at (its "
+        "`LOCAL_FILES_DOCUMENT_ROOT`), mounted here too: `POST /label-studio/predict` then reads "
+        "images of tasks from it. Whoever can reach the service can have them segmented. Without "
+        "it tasks must hold their images as data URIs.",
+        json_schema_extra={"unit": "path", "shown": "none"},
     )
 
     @model_validator(mode="after")

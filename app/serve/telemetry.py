@@ -61,14 +61,15 @@ class Telemetry:
         )
         self._stage_seconds = Histogram(
             "fcn_stage_seconds",
-            "Time a request spent in each stage; `queue` is the wait for the device.",
+            "Time a photo spent in each stage; `queue` is the wait for the device.",
             ["stage"],
             buckets=_SECONDS,
             registry=self.registry,
         )
         self._rejects = Counter(
             "fcn_rejects",
-            "Requests answered with an error, by the kind of problem.",
+            "Requests answered with an error, and images that failed beside others of a request, "
+            "by the kind of problem.",
             ["reason"],
             registry=self.registry,
         )
@@ -125,10 +126,15 @@ class Telemetry:
         """Count a request that has been answered."""
         self._requests.labels(route, str(record.status or UNANSWERED)).inc()
         self._request_seconds.labels(route).observe(seconds)
-        for stage, stage_s in record.stages_s.items():
-            self._stage_seconds.labels(stage).observe(stage_s)
-        if record.problem is not None:
-            self._rejects.labels(record.problem).inc()
+        for photo in record.images or [record]:
+            for stage, stage_s in photo.stages_s.items():
+                self._stage_seconds.labels(stage).observe(stage_s)
+        problems = [image.problem for image in record.images if image.problem is not None]
+        # If every image has a problem, the request's own is one of those.
+        if record.problem is not None and not (problems and len(problems) == len(record.images)):
+            problems.append(record.problem)
+        for problem in problems:
+            self._rejects.labels(problem).inc()
 
     def observe_batch(self, report: BatchReport[Any], input_size: tuple[int, int]) -> None:
         """Count a run of the network on photos of that height and width."""

@@ -2,9 +2,9 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -22,8 +22,13 @@ stops reading the socket (`uvicorn.protocols.http.flow_control.HIGH_WATER_LIMIT`
 
 IMAGE_FIELD: Final = "image"
 
+EMPTY_IMAGE: Final = f"The field `{IMAGE_FIELD}` is empty."
+
 _MOST_PARTS: Final = 64
-"""Parts of a form that are looked through for the image."""
+"""Parts of a form that are looked through for images, besides these."""
+
+_MOST_NAME: Final = 200
+"""Letters kept of a file name: even four bytes each, it fits into a zip and a log line."""
 
 
 class TooManyBytesError(Exception):
@@ -40,6 +45,10 @@ class MissingImageError(Exception):
     """The request holds no usable image part; the message says why."""
 
 
+class TooManyImagesError(Exception):
+    """The form holds more images than a request may."""
+
+
 class UploadsFullError(OverloadedError):
     """Too many bytes of uploads are held."""
 
@@ -49,12 +58,14 @@ class Upload:
 
     Attributes:
         data: The photo's bytes, once received.
+        name: Its file name, without folders, if it has one.
     """
 
     def __init__(self, budget: "UploadBudget") -> None:
         self._budget = budget
         self._held = 0
         self.data = b""
+        self.name: str | None = None
 
     def count(self, arrived: int) -> None:
         """Count bytes that have arrived.
@@ -65,6 +76,22 @@ class Upload:
         self._budget.check(arrived)
         self._budget.held += arrived
         self._held += arrived
+
+    def divide(self, images: Sequence["Received"]) -> "list[Upload]":
+        """Return an upload for each image, which can be released by itself.
+
+        What is held besides the images goes to the first.
+        """
+        parts = []
+        for image in images:
+            part = Upload(self._budget)
+            part.data, part.name = image.data, image.name
+            part._held = len(image.data)
+            self._held -= part._held
+            parts.append(part)
+        parts[0]._held += self._held
+        self._held = 0
+        return parts
 
     def release(self) -> None:
         """Let go of the bytes and give their share back."""
@@ -134,34 +161,54 @@ def announced_length(header: str | None, *, limit: int) -> int:
     return length
 
 
-async def receive_image(
-    receive: Receive, content_type: str | None, upload: Upload, *, limit: int
-) -> None:
-    """Read a request body to its end and leave the photo's bytes in `upload.data`.
+class Received(NamedTuple):
+    """An image of a request.
 
-    `multipart/form-data` must hold one part called `image`. Any other body is taken as the
+    Attributes:
+        data: Its bytes; none at all for an empty part of a form that has several images.
+        name: Its file name, without folders, if it has one.
+    """
+
+    data: bytes
+    name: str | None
+
+
+async def receive_images(
+    receive: Receive, content_type: str | None, upload: Upload, *, limit: int, most: int = 1
+) -> list[Received]:
+    """Read a request body to its end and return its images, at least one.
+
+    In `multipart/form-data` they are the parts called `image`. Any other body is taken as the
     photo itself, whatever its declared type: the bytes decide what it is.
+
+    Args:
+        receive: Where the body comes from.
+        content_type: Of the body.
+        upload: Where its bytes count.
+        limit: Most bytes of the body.
+        most: Most images.
 
     Raises:
         TooManyBytesError: As soon as more than `limit` bytes have arrived.
         UploadsFullError: As soon as the budget of all uploads is used up.
-        MissingImageError: If there is no image, an empty one, several, or the form is broken.
+        MissingImageError: If there is no image, only an empty one, or the form is broken.
+        TooManyImagesError: As soon as there are more than `most`.
         ClientDisconnect: If the client leaves before the end.
     """
     kind, options = parse_options_header(content_type)
     if kind == b"multipart/form-data":
-        form = _ImageForm(options.get(b"boundary"))
+        form = _ImageForm(options.get(b"boundary"), most)
         await _read_body(receive, upload, limit, form.write)
-        upload.data = form.image()
-    else:
-        chunks: list[bytes] = []
-        await _read_body(receive, upload, limit, chunks.append)
-        upload.data = b"".join(chunks)
-        if not upload.data:
-            raise MissingImageError(
-                "The request has no body; send the image as multipart field "
-                f"`{IMAGE_FIELD}` or as the raw body."
-            )
+        return form.images()
+    chunks: list[bytes] = []
+    await _read_body(receive, upload, limit, chunks.append)
+    data = b"".join(chunks)
+    if not data:
+        raise MissingImageError(
+            "The request has no body; send the image as multipart field "
+            f"`{IMAGE_FIELD}` or as the raw body."
+        )
+    return [Received(data, None)]
 
 
 async def discard_body(receive: Receive, *, limit: int, seconds: float) -> None:
@@ -196,9 +243,14 @@ async def _read_body(
 
 
 class _ImageForm:
-    """Keeps the one part called `image` of a multipart form, in memory, and nothing else."""
+    """Keeps the parts called `image` of a multipart form, in memory, and nothing else.
 
-    def __init__(self, boundary: bytes | None) -> None:
+    Args:
+        boundary: What separates the parts.
+        most: Most images.
+    """
+
+    def __init__(self, boundary: bytes | None, most: int) -> None:
         if not boundary:
             raise MissingImageError("The multipart content type has no boundary.")
         callbacks: MultipartCallbacks = {
@@ -214,8 +266,9 @@ class _ImageForm:
             self._parser = MultipartParser(boundary, callbacks)
         except FormParserError as error:
             raise MissingImageError(f"The multipart form is broken: {error}.") from error
-        self._names: list[str] = []
-        self._chunks: list[bytes] = []
+        self._most = most
+        self._others: list[str] = []
+        self._images: list[tuple[str | None, list[bytes]]] = []
         self._header = bytearray()
         self._value = bytearray()
         self._disposition = b""
@@ -229,22 +282,17 @@ class _ImageForm:
         except FormParserError as error:
             raise MissingImageError(f"The multipart form is broken: {error}.") from error
 
-    def image(self) -> bytes:
-        """Return the image's bytes after the end of the body; raises MissingImageError."""
+    def images(self) -> list[Received]:
+        """Return the images after the end of the body; raises MissingImageError."""
         if not self._ended:
             raise MissingImageError("The multipart form ends before its closing boundary.")
-        found = self._names.count(IMAGE_FIELD)
-        if found == 0:
-            fields = ", ".join(f"`{name[:40]}`" for name in self._names[:5]) or "none"
+        if not self._images:
+            fields = ", ".join(f"`{name[:40]}`" for name in self._others[:5]) or "none"
             raise MissingImageError(f"The form has no field `{IMAGE_FIELD}`; its fields: {fields}.")
-        if found > 1:
-            raise MissingImageError(
-                f"The form has {found} fields `{IMAGE_FIELD}`; send one image per request."
-            )
-        data = b"".join(self._chunks)
-        if not data:
-            raise MissingImageError(f"The field `{IMAGE_FIELD}` is empty.")
-        return data
+        images = [Received(b"".join(chunks), name) for name, chunks in self._images]
+        if len(images) == 1 and not images[0].data:
+            raise MissingImageError(EMPTY_IMAGE)
+        return images
 
     def _on_part_begin(self) -> None:
         self._disposition = b""
@@ -264,14 +312,32 @@ class _ImageForm:
     def _on_headers_finished(self) -> None:
         _, options = parse_options_header(self._disposition)
         name = options.get(b"name", b"").decode("utf-8", "replace")
-        self._names.append(name)
-        if len(self._names) > _MOST_PARTS:
-            raise MissingImageError(f"The form has more than {_MOST_PARTS} parts.")
-        self._keep = name == IMAGE_FIELD and self._names.count(IMAGE_FIELD) == 1
+        self._keep = name == IMAGE_FIELD
+        if self._keep:
+            if len(self._images) == self._most:
+                raise TooManyImagesError(
+                    f"The form has more than {self._most} fields `{IMAGE_FIELD}`, the most that "
+                    "one request may have; send several requests."
+                )
+            self._images.append((_base_name(options.get(b"filename")), []))
+        else:
+            self._others.append(name)
+            if len(self._others) > _MOST_PARTS:
+                raise MissingImageError(f"The form has more than {_MOST_PARTS} parts.")
 
     def _on_part_data(self, data: bytes, start: int, end: int) -> None:
         if self._keep:
-            self._chunks.append(data[start:end])
+            self._images[-1][1].append(data[start:end])
 
     def _on_end(self) -> None:
         self._ended = True
+
+
+def _base_name(file_name: bytes | None) -> str | None:
+    """Return a client's file name without folders and what cannot be printed; None if none is left.
+
+    It comes back in answers only and never becomes a path here.
+    """
+    text = (file_name or b"").decode("utf-8", "replace").replace("\\", "/").rpartition("/")[2]
+    name = "".join(letter for letter in text if letter.isprintable())[:_MOST_NAME].strip(". ")
+    return name or None

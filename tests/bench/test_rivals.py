@@ -14,6 +14,7 @@ from app.bench.naive import create_app as create_naive_app
 from app.bench.null import NullEngine
 from app.bench.photos import drawn_photos, parse_sizes
 from app.inference.engine import Engine
+from app.inference.network import Extras
 from app.serve.application import create_app
 from app.serve.settings import Settings
 from model import FCN, Architecture, Card, named_classes
@@ -92,7 +93,7 @@ def test_a_network_that_costs_nothing_answers_in_any_size_and_with_scores() -> N
     plain = engine.segment(photos)
     assert [one.label_map.shape for one in plain] == [(6, 8)] * 3
     assert plain[0].scores is None
-    scored = engine.segment(photos[:1], size=(12, 16), scores=True)[0]
+    scored = engine.segment(photos[:1], size=(12, 16), extras=Extras(scores=True))[0]
     assert scored.label_map.shape == (12, 16)
     assert scored.scores is not None
     assert len(scored.scores) == len(engine.card.classes)

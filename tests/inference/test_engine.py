@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from app.inference.batch_caps import BatchCaps
 from app.inference.decode import resize, scaled_size
 from app.inference.engine import Engine
-from app.inference.network import fold_batch_norms
+from app.inference.network import Extras, fold_batch_norms
 from app.inference.room import PhotoDoesNotFitError
 from model import FCN, Architecture, Card, named_classes, save_checkpoint
 
@@ -100,7 +100,9 @@ def test_a_mask_of_another_size_comes_from_interpolated_logits(net: FCN) -> None
 
 def test_scores_are_mean_probabilities_over_each_classs_own_pixels(net: FCN) -> None:
     photos = [photo(40, 56, seed) for seed in (1, 2)]
-    for image, segmentation in zip(photos, engine(net).segment(photos, scores=True), strict=True):
+    for image, segmentation in zip(
+        photos, engine(net).segment(photos, extras=Extras(scores=True)), strict=True
+    ):
         probability, labels = logits_of(net, image).softmax(1).max(1)
         assert segmentation.scores is not None
         for index in range(3):
@@ -120,8 +122,8 @@ def test_the_temperature_changes_scores_and_no_mask(net: FCN) -> None:
         device="cpu",
         precision="fp32",
     )
-    (plain,) = engine(net).segment([image], scores=True)
-    (found,) = warm.segment([image], scores=True)
+    (plain,) = engine(net).segment([image], extras=Extras(scores=True))
+    (found,) = warm.segment([image], extras=Extras(scores=True))
     assert np.array_equal(found.label_map, plain.label_map)
     assert found.scores is not None
     assert plain.scores is not None
@@ -205,8 +207,10 @@ def test_segmenting_is_uploading_and_segmenting_the_batch(net: FCN) -> None:
     batch = ready.upload(photos)
     assert batch.shape == (2, 3, 40, 56)
     assert np.array_equal(batch.numpy(), np.stack(photos).transpose(0, 3, 1, 2))
-    found = ready.segment_batch(batch, size=(20, 28), scores=True)
-    for one, other in zip(found, ready.segment(photos, size=(20, 28), scores=True), strict=True):
+    found = ready.segment_batch(batch, size=(20, 28), extras=Extras(scores=True))
+    for one, other in zip(
+        found, ready.segment(photos, size=(20, 28), extras=Extras(scores=True)), strict=True
+    ):
         assert np.array_equal(one.label_map, other.label_map)
         assert one.scores is not None
         assert other.scores is not None

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from app.inference.footprint import Footprint
-from app.inference.network import prepare
+from app.inference.network import Extras, prepare
 from model import FCN, Architecture
 
 ROOM = 10 * 2**30
@@ -48,7 +48,7 @@ def test_large_masks_of_many_classes_count() -> None:
     many = footprint(classes=150)
     logits = 150 * 4 * 800 * 800
     assert many.needed_bytes(1, (100, 100), (800, 800)) > logits
-    assert many.needed_bytes(1, (100, 100), (800, 800), scores=True) < 2 * logits
+    assert many.needed_bytes(1, (100, 100), (800, 800), Extras(scores=True)) < 2 * logits
 
 
 @pytest.mark.parametrize("alignment", ["aligned", "paper"])
@@ -74,7 +74,7 @@ PEAK = """
 import ctypes, gc, json, sys
 import torch
 from app.inference.footprint import Footprint
-from app.inference.network import label, prepare
+from app.inference.network import Extras, label, prepare
 from model import FCN, Architecture
 
 def status(key):
@@ -83,14 +83,15 @@ def status(key):
             return int(line.split()[1]) * 1024
 
 torch.set_num_threads(1)
-backbone, classes, height, width, scores = json.loads(sys.argv[1])
+backbone, classes, height, width, scores, probabilities = json.loads(sys.argv[1])
+extras = Extras(scores=scores, probabilities=tuple(range(probabilities)))
 head_width = None if backbone == "googlenet" else 16
 net = prepare(FCN(Architecture(backbone=backbone, head_width=head_width), classes), torch.float32)
-needed = Footprint(net).needed_bytes(1, (height, width), (height, width), scores=scores)
+needed = Footprint(net).needed_bytes(1, (height, width), (height, width), extras)
 with torch.inference_mode():
     def run(height, width):
         batch = torch.zeros(1, height, width, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
-        label(net, batch, None, temperature=1.0 if scores else None)
+        label(net, batch, None, extras=extras)
     run(64, 64)
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
@@ -103,17 +104,18 @@ print(json.dumps([needed, status("VmHWM") - before]))
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize(
-    ("backbone", "classes", "scores"),
+    ("backbone", "classes", "scores", "probabilities"),
     [
-        ("alexnet", 150, True),
-        pytest.param("googlenet", 21, False, marks=pytest.mark.slow),
-        pytest.param("vgg16_bn", 11, False, marks=pytest.mark.slow),
+        ("alexnet", 150, True, 0),
+        pytest.param("alexnet", 100, False, 100, marks=pytest.mark.slow),
+        pytest.param("googlenet", 21, False, 0, marks=pytest.mark.slow),
+        pytest.param("vgg16_bn", 11, False, 0, marks=pytest.mark.slow),
     ],
 )
 def test_resident_memory_stays_below_it_and_not_far(
-    backbone: str, classes: int, scores: bool
+    backbone: str, classes: int, scores: bool, probabilities: int
 ) -> None:
-    case = json.dumps([backbone, classes, 480, 640, scores])
+    case = json.dumps([backbone, classes, 480, 640, scores, probabilities])
     run = subprocess.run(
         [sys.executable, "-c", PEAK, case], capture_output=True, text=True, check=False
     )

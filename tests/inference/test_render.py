@@ -1,5 +1,6 @@
 import io
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from app.inference.render import (
     UnknownClassError,
     class_ids,
     mask_entries,
+    needed_extras,
+    render_document,
     render_file,
 )
 from model import named_classes
@@ -68,11 +71,83 @@ def test_entries_without_scores_have_none_and_selection_drops_the_rest():
 
 @pytest.mark.parametrize("mask_format", [MaskFormat.PNG, MaskFormat.GREY])
 def test_files_hold_the_selected_labels_and_void(mask_format):
-    body = render_file(LABELS, None, mask_format, CLASSES, (0,))
+    body = render_file(Segmentation(LABELS, None), None, mask_format, CLASSES, (0,), name="a.jpg")
     assert np.array_equal(np.array(Image.open(io.BytesIO(body))), np.where(LABELS == 0, 0, 255))
 
 
-@pytest.mark.parametrize("mask_format", [MaskFormat.RLE, MaskFormat.OVERLAY])
+def segmentation_for(mask_format, selected=None):
+    """Return a segmentation with what a format needs, probabilities rising by class."""
+    extras = needed_extras(mask_format, CLASSES, selected, scores=True)
+    planes = np.array(extras.probabilities, np.float16)[:, None, None] / 8
+    return Segmentation(
+        LABELS,
+        np.full(4, 0.5, np.float32) if extras.scores else None,
+        np.array([[255, 200, 150], [100, 50, 0]], np.uint8) if extras.confidence else None,
+        planes + np.zeros(LABELS.shape, np.float16) if extras.probabilities else None,
+    )
+
+
+@pytest.mark.parametrize("mask_format", MaskFormat)
+def test_every_format_can_be_written_and_read(mask_format):
+    segmentation = segmentation_for(mask_format)
+    if mask_format.is_json:
+        document = render_document(segmentation, mask_format, CLASSES, name="a.jpg")
+        assert json.loads(json.dumps(document))
+        return
+    photo = np.zeros((*LABELS.shape, 3), np.uint8)
+    body = render_file(segmentation, photo, mask_format, CLASSES, name="a.jpg")
+    if mask_format.suffix == ".png":
+        assert Image.open(io.BytesIO(body)).size == (3, 2)
+    else:
+        assert zipfile.ZipFile(io.BytesIO(body)).testzip() is None
+
+
+@pytest.mark.parametrize(("selected", "ids"), [(None, [0, 1, 2, 3]), ((1, 3), [1, 3])])
+def test_numpy_reads_probabilities_without_pickle(selected, ids):
+    segmentation = segmentation_for(MaskFormat.PROBABILITIES, selected)
+    body = render_file(
+        segmentation, None, MaskFormat.PROBABILITIES, CLASSES, selected, name="a.jpg"
+    )
+    with np.load(io.BytesIO(body)) as found:
+        assert sorted(found) == ["class_ids", "class_names", "probabilities"]
+        assert found["probabilities"].dtype == np.float16
+        assert np.array_equal(found["probabilities"], segmentation.probabilities)
+        assert found["class_ids"].tolist() == ids
+        assert found["class_names"].tolist() == [CLASSES[index].name for index in ids]
+
+
+@pytest.mark.parametrize(
+    ("selected", "values"),
+    [(None, [[255, 200, 150], [100, 50, 0]]), ((1, 2), [[0, 0, 0], [100, 50, 0]])],
+)
+def test_confidence_is_grey_and_black_where_other_classes_are(selected, values):
+    body = render_file(
+        segmentation_for(MaskFormat.CONFIDENCE),
+        None,
+        MaskFormat.CONFIDENCE,
+        CLASSES,
+        selected,
+        name="a.jpg",
+    )
+    assert np.array(Image.open(io.BytesIO(body))).tolist() == values
+
+
+def test_scores_are_computed_for_json_only():
+    for mask_format in MaskFormat:
+        extras = needed_extras(mask_format, CLASSES, scores=True)
+        assert extras.scores == mask_format.is_json
+        assert not needed_extras(mask_format, CLASSES, scores=False).scores
+
+
+@pytest.mark.parametrize(
+    "mask_format",
+    [MaskFormat.RLE, MaskFormat.OVERLAY, MaskFormat.PROBABILITIES, MaskFormat.CONFIDENCE],
+)
 def test_what_a_label_map_alone_cannot_give_is_refused(mask_format):
     with pytest.raises(ValueError, match=mask_format):
-        render_file(LABELS, None, mask_format, CLASSES)
+        render_file(Segmentation(LABELS, None), None, mask_format, CLASSES, name="a.jpg")
+
+
+def test_a_file_is_no_document():
+    with pytest.raises(ValueError, match="png"):
+        render_document(Segmentation(LABELS, None), MaskFormat.PNG, CLASSES, name="a.jpg")

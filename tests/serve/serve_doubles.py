@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from app.inference.engine import Segmentation
+from app.inference.network import NO_EXTRAS
 from model import ClassInfo
 
 PATIENCE_S = 120
@@ -107,7 +108,7 @@ class EngineDouble:
     def upload(self, photos):
         return np.stack(photos)
 
-    def segment_batch(self, photos, *, size=None, scores=False):
+    def segment_batch(self, photos, *, size=None, extras=NO_EXTRAS):
         self.batches.append([photo.shape for photo in photos])
         self.began.release()
         logger.info("forward of %d", len(photos))
@@ -115,16 +116,20 @@ class EngineDouble:
         for photo in photos:
             if photo[0, 0, 0] in self.fails:
                 raise self.fails[photo[0, 0, 0]]
-        return [self._segment(photo, size, scores) for photo in photos]
+        return [self._segment(photo, size, extras) for photo in photos]
 
-    def _segment(self, photo, size, scores):
+    def _segment(self, photo, size, extras):
         labels = photo[..., 0] // BAND
         if size is not None and size != labels.shape:
             labels = np.asarray(Image.fromarray(labels).resize(size[::-1], Image.NEAREST))
-        if not scores:
-            return Segmentation(labels, None)
         present = np.isin(np.arange(len(CLASSES)), labels)
-        return Segmentation(labels, np.where(present, 0.75, np.nan).astype(np.float32))
+        wanted = np.array(extras.probabilities, np.uint8)[:, None, None]
+        return Segmentation(
+            labels,
+            np.where(present, 0.75, np.nan).astype(np.float32) if extras.scores else None,
+            np.full_like(labels, 191) if extras.confidence else None,
+            np.where(labels == wanted, 0.75, 0.0625).astype(np.float16) if wanted.size else None,
+        )
 
 
 def make_photo(height=6, width=8, seed=0):

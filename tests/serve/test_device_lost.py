@@ -11,8 +11,8 @@ pytestmark = pytest.mark.anyio
 
 
 class LostEngine(EngineDouble):
-    def segment_batch(self, photos, *, size=None, scores=False):
-        super().segment_batch(photos, size=size, scores=scores)
+    def segment_batch(self, photos, **options):
+        super().segment_batch(photos, **options)
         raise DeviceLostError("the CUDA device can no longer be used: illegal memory access")
 
 

@@ -1,6 +1,7 @@
 """The application as it is served: a checkpoint file and the real engine, held up only once."""
 
 import asyncio
+import io
 import threading
 
 import httpx
@@ -78,6 +79,8 @@ async def test_masks_equal_those_of_the_photo_alone(checkpoint):
         greys = await asyncio.gather(*posts)
         metrics = (await client.get("/metrics")).text.splitlines()
         document = (await post(photos[0], "format=rle&scores=true")).json()
+        arrays = (await post(photos[0], "format=probabilities")).content
+        sure = decode_png((await post(photos[0], "format=confidence")).content)
         halved = decode_png((await post(photos[0], "format=grey&scale=0.5")).content)
     alone = Engine.load(checkpoint, device="cpu", precision="fp32")
     for photo, grey in zip(photos, greys, strict=True):
@@ -92,5 +95,8 @@ async def test_masks_equal_those_of_the_photo_alone(checkpoint):
     for mask in document["masks"]:
         assert np.array_equal(coco.decode(mask["rle"]), label_map == mask["class_id"])
         assert 0 < mask["score"] <= 1
+    with np.load(io.BytesIO(arrays)) as found:
+        assert np.array_equal(found["probabilities"].argmax(0), label_map)
+        assert np.allclose(found["probabilities"].max(0), sure / 255, atol=0.003)
     assert document["model"] == {"name": "random", "version": alone.version}
     assert halved.shape == label_map.shape

@@ -8,12 +8,14 @@ from starlette.requests import ClientDisconnect
 from app.serve.uploads import (
     OVERHEAD_BYTES,
     MissingImageError,
+    Received,
     TooManyBytesError,
+    TooManyImagesError,
     UploadBudget,
     UploadsFullError,
     announced_length,
     discard_body,
-    receive_image,
+    receive_images,
 )
 
 BOUNDARY = "frontier"
@@ -47,8 +49,10 @@ def receiving(chunks, after=None):
 def receive_whole(chunks, content_type=None, *, limit=1000, budget=None, after=None):
     budget = budget or UploadBudget(10**9, retry_after=lambda: 1)
     with budget.open() as upload:
-        asyncio.run(receive_image(receiving(chunks, after), content_type, upload, limit=limit))
-        return upload.data
+        (image,) = asyncio.run(
+            receive_images(receiving(chunks, after), content_type, upload, limit=limit)
+        )
+        return image.data
 
 
 @settings(deadline=None)
@@ -78,7 +82,6 @@ def test_any_other_body_is_the_photo(content_type):
         (END, FORM, "no field `image`; its fields: none"),
         (part("image", b"") + END, FORM, "`image` is empty"),
         (part("file", b"x") + END, FORM, "no field `image`; its fields: `file`"),
-        (part("image", b"x") * 2 + END, FORM, "2 fields `image`; send one"),
         (part("image", b"x"), FORM, "ends before its closing boundary"),
         (part("image", b"x")[:-9], FORM, "ends before its closing boundary"),
         (b"nonsense", FORM, "broken"),
@@ -91,6 +94,51 @@ def test_any_other_body_is_the_photo(content_type):
 def test_a_request_without_one_image_is_refused(body, content_type, message):
     with pytest.raises(MissingImageError, match=message):
         receive_whole([body], content_type, limit=10**6)
+
+
+def receive_form(*parts, most):
+    budget = UploadBudget(10**9, retry_after=lambda: 1)
+    receive = receiving([b"".join(parts) + END])
+    with budget.open() as upload:
+        return asyncio.run(receive_images(receive, FORM, upload, limit=10**6, most=most))
+
+
+def test_several_images_come_in_order_with_their_names():
+    found = receive_form(
+        part("image", b"one", "a/b/one.jpg"),
+        part("note", b"hello", None),
+        part("image", b"", "C:\\photos\\t\x07wo.png"),
+        part("image", b"three", None),
+        part("image", b"four", ".."),
+        part("image", b"five", "gr\u00fcn.png"),
+        most=5,
+    )
+    assert found == [
+        Received(b"one", "one.jpg"),
+        Received(b"", "two.png"),
+        Received(b"three", None),
+        Received(b"four", None),
+        Received(b"five", "gr\u00fcn.png"),
+    ]
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_more_images_than_a_request_may_have_are_refused(most):
+    with pytest.raises(TooManyImagesError, match=f"more than {most} fields `image`"):
+        receive_form(*[part("image", b"x")] * (most + 1), most=most)
+
+
+def test_images_of_one_request_are_released_one_by_one():
+    budget = UploadBudget(10**9, retry_after=lambda: 1)
+    with budget.open() as whole:
+        whole.count(120)  # two images and what is around them
+        first, second = whole.divide([Received(b"x" * 40, "a.png"), Received(b"y" * 60, None)])
+        assert (first.name, second.data) == ("a.png", b"y" * 60)
+        second.release()
+        assert budget.held == OVERHEAD_BYTES + 60
+        first.release()
+        assert budget.held == 0
+    assert budget.held == 0
 
 
 @pytest.mark.parametrize("content_type", [None, FORM])

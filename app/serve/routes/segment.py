@@ -1,7 +1,9 @@
-"""`POST /segment`: a photo in, masks out."""
+"""`POST /segment`: a photo in, or several, masks out."""
 
+import asyncio
+import dataclasses
 from collections.abc import Sequence
-from typing import Annotated, Any, Final
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
@@ -10,72 +12,14 @@ from app.inference.render import class_ids
 from app.serve.errors import openapi_responses
 from app.serve.intake import taking_photos
 from app.serve.parameters import choose_format
-from app.serve.render import Wanted
+from app.serve.render import UNNAMED, Wanted
 from app.serve.routes.dependencies import ServiceDependency
 from app.serve.schemas import SegmentQuery
-from app.serve.uploads import IMAGE_FIELD
+from app.serve.segment_openapi import HEADERS, MASKS, REQUEST_BODY
+from app.serve.several import combine, segment_each
 from model import ClassInfo
 
 router = APIRouter(tags=["segmentation"])
-
-_BINARY: Final = {"type": "string", "format": "binary"}
-
-_REQUEST_BODY: Final[dict[str, Any]] = {
-    "required": True,
-    "description": "The photo: as field `image` of a form, or as the body itself. Its bytes "
-    "decide the image format, not its declared type.",
-    "content": {
-        "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "required": [IMAGE_FIELD],
-                "properties": {IMAGE_FIELD: _BINARY},
-            }
-        },
-        "image/*": {"schema": _BINARY},
-        "application/octet-stream": {"schema": _BINARY},
-    },
-}
-
-_MASKS: Final[dict[str, Any]] = {
-    "description": "The masks, of the photo's own size, in the wanted format.",
-    "content": {
-        "image/png": {"schema": _BINARY},
-        "application/json": {"schema": {"$ref": "#/components/schemas/SegmentationDocument"}},
-        "application/zip": {"schema": _BINARY},
-    },
-    "headers": {
-        "X-Request-ID": {
-            "description": "The client's, if it sent a sane one.",
-            "schema": {"type": "string"},
-        },
-        "X-Model": {
-            "description": "Name and start of the version of the model that made the masks.",
-            "schema": {"type": "string"},
-        },
-        "Server-Timing": {
-            "description": "Milliseconds of decode, queue, transfer, forward and encode.",
-            "schema": {"type": "string"},
-        },
-    },
-}
-
-_HEADERS: Final[list[dict[str, Any]]] = [
-    {
-        "name": "X-Request-Timeout",
-        "in": "header",
-        "description": "Seconds after which the answer is no longer wanted; can only shorten the "
-        "server's own limit.",
-        "schema": {"type": "number", "exclusiveMinimum": 0},
-    },
-    {
-        "name": "X-Request-ID",
-        "in": "header",
-        "description": "An id for the log and the answer, of up to 128 letters, digits and `._:-`; "
-        "any other is replaced.",
-        "schema": {"type": "string"},
-    },
-]
 
 
 @router.post(
@@ -84,23 +28,29 @@ _HEADERS: Final[list[dict[str, Any]]] = [
     summary="Segment a photo",
     response_class=Response,
     responses={
-        200: _MASKS,
-        **openapi_responses(400, 406, 413, 415, 422, 429, 500, 503, 504),
+        200: MASKS,
+        **openapi_responses(400, 406, 413, 415, 422, 429, 431, 500, 503, 504),
     },
-    openapi_extra={"requestBody": _REQUEST_BODY, "parameters": _HEADERS},
+    openapi_extra={"requestBody": REQUEST_BODY, "parameters": HEADERS},
 )
 async def segment(
     request: Request, query: Annotated[SegmentQuery, Query()], service: ServiceDependency
 ) -> Response:
-    """Cut a photo into classes, pixel by pixel.
+    """Cut a photo into classes, pixel by pixel; or several, each for itself.
 
     `curl -F image=@photo.jpg 'http://localhost:8000/segment' -o mask.png`
+
+    `curl -F image=@a.jpg -F image=@b.jpg 'http://localhost:8000/segment?format=coco'`
     """
     async with taking_photos(request, service) as intake:
         wanted = _wanted(query, request.headers.get("accept"), intake.engine.card.classes)
-        async with intake.upload(request.headers.get("content-type")) as upload:
-            rendered = await intake.segment(upload, wanted)
-    return Response(rendered.body, media_type=rendered.media_type)
+        async with intake.uploads(request.headers.get("content-type")) as uploads:
+            if len(uploads) == 1:
+                named = dataclasses.replace(wanted, name=uploads[0].name or UNNAMED)
+                return intake.response(await intake.segment(uploads[0], named))
+            results = await segment_each(intake, uploads, wanted)
+        rendered = await asyncio.to_thread(combine, results, wanted, intake.record.id)
+        return intake.response(rendered)
 
 
 def _wanted(query: SegmentQuery, accept: str | None, classes: Sequence[ClassInfo]) -> Wanted:
@@ -110,4 +60,5 @@ def _wanted(query: SegmentQuery, accept: str | None, classes: Sequence[ClassInfo
         counts=query.rle,
         scale=query.scale,
         scores=query.scores,
+        tolerance=query.tolerance,
     )

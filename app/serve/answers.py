@@ -1,0 +1,129 @@
+"""The bound on answers that are larger than their photos: from the photo's header until sent."""
+
+import threading
+from collections.abc import Callable
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from app.serve.admission import OverloadedError
+
+_PIECE_BYTES = 1 << 20
+"""What is handed to the server at a time: it waits for the client between pieces only."""
+
+
+class AnswerTooLargeError(Exception):
+    """The answer to a photo would be larger than the server gives."""
+
+
+class AnswersFullError(OverloadedError):
+    """Too many bytes of large answers are held."""
+
+
+class AnswerBudget:
+    """One bound for the bytes of all large answers that are being made or sent.
+
+    Args:
+        max_bytes: The bound.
+        retry_after: When there should be room again, in whole seconds; called from any thread.
+
+    Attributes:
+        held: Bytes held.
+    """
+
+    def __init__(self, max_bytes: int, *, retry_after: Callable[[], int]) -> None:
+        self._max_bytes = max_bytes
+        self._retry_after = retry_after
+        self.lock = threading.Lock()
+        self.held = 0
+
+    def check(self, more: int) -> None:
+        """Refuse an answer that there is no room for.
+
+        Raises:
+            AnswerTooLargeError: If there never is.
+            AnswersFullError: If there is none now.
+        """
+        if more > self._max_bytes:
+            raise AnswerTooLargeError(
+                f"The probabilities of this photo would take {more / 1e6:.0f} MB while they are "
+                f"written, and at most {self._max_bytes / 1e6:.0f} MB are held. Ask for fewer "
+                "`classes` or send a smaller photo."
+            )
+        if self.held + more > self._max_bytes:
+            raise AnswersFullError(
+                f"{self.held / 1e6:.0f} MB of probabilities are being made or sent, and the "
+                f"{more / 1e6:.0f} MB of this photo would pass the bound of "
+                f"{self._max_bytes / 1e6:.0f} MB.",
+                self._retry_after(),
+            )
+
+
+class AnswerShare:
+    """One request's part of the budget. Thread-safe.
+
+    Args:
+        budget: Where it is counted.
+
+    Attributes:
+        handed_over: Whether a response has it, and releases it.
+    """
+
+    def __init__(self, budget: AnswerBudget) -> None:
+        self.handed_over = False
+        self._budget = budget
+        self._held = 0
+        self._released = False
+
+    def take(self, more: int) -> None:
+        """Count bytes of an answer before it is made; raises what `AnswerBudget.check` raises."""
+        with self._budget.lock:
+            # A thread may come this far after its request was given up.
+            if self._released or not more:
+                return
+            self._budget.check(more)
+            self._budget.held += more
+            self._held += more
+
+    def release(self) -> None:
+        """Give the share back, for good."""
+        with self._budget.lock:
+            self._budget.held -= self._held
+            self._held = 0
+            self._released = True
+
+
+class SharedResponse(Response):
+    """A response that holds a share of the budget until it is sent.
+
+    Its body is sent in pieces, so that at most one of them lies in the server's buffer while the
+    share is given back.
+
+    Args:
+        content: The body.
+        media_type: Its type.
+        share: What is released at the end.
+    """
+
+    def __init__(self, content: bytes, media_type: str, share: AnswerShare) -> None:
+        super().__init__(content, media_type=media_type)
+        self._share = share
+        share.handed_over = True
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        try:
+            await send(
+                {
+                    "type": "http.response.start",
+                    "status": self.status_code,
+                    "headers": self.raw_headers,
+                }
+            )
+            body = memoryview(self.body)
+            for start in range(0, len(body), _PIECE_BYTES):
+                piece = body[start : start + _PIECE_BYTES]
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            self._share.release()
