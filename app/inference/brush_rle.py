@@ -99,8 +99,8 @@ def _pack(starts: npt.NDArray[np.intp], ends: npt.NDArray[np.intp], pixels: int)
     edges = np.empty(2 * starts.size + 2, np.int64)
     edges[0], edges[-1] = 0, pixels
     edges[1:-1:2], edges[2:-1:2] = starts, ends
-    lengths = np.diff(edges) * _CHANNELS
-    values = np.zeros(lengths.size, np.int64)
+    lengths: npt.NDArray[np.int64] = np.diff(edges) * _CHANNELS
+    values: npt.NDArray[np.int64] = np.zeros(lengths.size, np.int64)
     values[1::2] = _SET
     # Nothing before the first start, or behind the last end, where the mask reaches the border.
     values, lengths = values[lengths > 0], lengths[lengths > 0]

@@ -128,7 +128,7 @@ def compress_each(masks: Sequence[npt.NDArray[Any]]) -> list[str]:
         return [""] * len(masks)
     values = np.concatenate(masks, dtype=np.int64)
     # From the fourth on, a count is written as its difference to the one before the last.
-    rest = values.copy()
+    rest: npt.NDArray[np.int64] = values.copy()
     rest[3:] -= values[1:-2]
     for start in itertools.accumulate(sizes[:-1], initial=0):
         rest[start : start + 3] = values[start : start + 3]
@@ -136,7 +136,7 @@ def compress_each(masks: Sequence[npt.NDArray[Any]]) -> list[str]:
     # A count ends at the group beyond which there is only that group's own sign, extended:
     # x and ~x need as many.
     magnitudes = rest ^ (rest >> 63)
-    groups = np.ones(rest.size, np.uint8)
+    groups: npt.NDArray[np.uint8] = np.ones(rest.size, np.uint8)
     limit, longest = _SIGN_BIT, int(magnitudes.max())
     while longest >= limit:
         groups += magnitudes >= limit

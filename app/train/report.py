@@ -174,7 +174,8 @@ def confusion_picture(counts: NDArray[np.int64], class_names: Sequence[str]) -> 
     """Return what `draw_confusion` writes, a PNG."""
     classes = len(class_names)
     totals = counts.sum(axis=1, keepdims=True)
-    shares = np.ma.masked_array(counts / np.maximum(totals, 1), np.repeat(totals == 0, classes, 1))
+    # A class without pixels has no shares; matplotlib leaves what is NaN in its colour for that.
+    shares = np.where(totals == 0, np.nan, counts / np.maximum(totals, 1))
     names = [shorten(name) for name in class_names]
     # Inches: roomy cells for few classes, then a matrix of 13 until names could not be read.
     side = max(3.5, classes * min(0.7, max(0.12, 13 / classes)))
@@ -208,13 +209,13 @@ def confusion_picture(counts: NDArray[np.int64], class_names: Sequence[str]) -> 
     return _png(figure, dpi=120)
 
 
-def _write_shares(axis: Axes, shares: np.ma.MaskedArray[Any, Any], *, font: float) -> None:
+def _write_shares(axis: Axes, shares: NDArray[np.float64], *, font: float) -> None:
     """Write per cents into the cells, where they can be read; below a half they stay empty."""
     if font < 5:
         return
     for row, column in itertools.product(*map(range, shares.shape)):
         share = shares[row, column]
-        if share is not np.ma.masked and share >= 0.005:
+        if share >= 0.005:  # so is not NaN
             axis.text(
                 column,
                 row,
