@@ -7,7 +7,13 @@ from pathlib import Path
 
 from app.cli import integer, number, parser, run
 from app.client import Client, FolderError, FolderReport, SegmentationError
-from app.client.exchange import MEDIA_TYPES, RETRIES, TIMEOUT_S, parse_url
+from app.client.exchange import (
+    LONGEST_TIMEOUT_S,
+    MEDIA_TYPES,
+    RETRIES,
+    TIMEOUT_S,
+    parse_url,
+)
 from app.errors import UsageError
 
 DEFAULT_URL = "http://localhost:8000"
@@ -79,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     arguments.add_argument(
         "--timeout",
-        type=number(0.001),
+        type=number(0.001, LONGEST_TIMEOUT_S),
         metavar="S",
         default=TIMEOUT_S,
         help="seconds for a photo, with all tries",

@@ -98,7 +98,10 @@ def test_a_folder_without_photos_is_one_line(
         (["--url", "localhost:8000"], "no address such as http://localhost:8000"),
         (["--format", "jpeg"], "invalid choice: 'jpeg'"),
         (["--parallel", "0"], "no whole number from 1 up"),
-        (["--timeout", "0"], "no number from 0.001 up"),
+        (["--url", "http://localhost:80000"], "80000 is above 65535"),
+        (["--url", "http://a..b"], "label empty or too long"),
+        (["--timeout", "0"], "no number from 0.001 to 1e+06"),
+        (["--timeout", "1e7"], "no number from 0.001 to 1e+06"),
     ],
 )
 def test_a_wrong_argument_is_one_line(

@@ -39,7 +39,7 @@ class SegmentationError(Exception):
 
 
 class BadImageError(SegmentationError):
-    """The photo is no image that the server reads (415), or a broken one (400)."""
+    """The photo is no image that the server reads (415), a broken one (400), or empty."""
 
 
 class TooLargeError(SegmentationError):

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from app.client import answers, rich_answers
 from app.client.answers import Reply
 from app.client.errors import (
+    BadImageError,
     ConnectionFailedError,
     DeadlineError,
     ProtocolError,
@@ -30,6 +31,9 @@ from app.client.rich_answers import Probabilities
 
 TIMEOUT_S: Final = 60.0
 """For a call, unless another is given."""
+
+LONGEST_TIMEOUT_S: Final = 1e6
+"""For a call, eleven days: sockets count milliseconds, and not up to 2**31."""
 
 RETRIES: Final = 8
 """Of a call, unless another number is given: their waits bridge 22 s on average, a restart."""
@@ -112,8 +116,11 @@ def parse_url(url: str) -> str:
     """
     try:
         parsed = httpx.URL(url)
-    except (httpx.InvalidURL, TypeError) as error:
+        parsed.raw_host.decode().encode("idna")  # what the resolver will do; httpx lets `a..b` pass
+    except (httpx.InvalidURL, TypeError, UnicodeError) as error:
         raise ValueError(f"{url!r} is no URL: {error}") from None
+    if (parsed.port or 0) > 65535:  # the resolver would take the rest of a division
+        raise ValueError(f"{url!r} has no TCP port: {parsed.port} is above 65535")
     if parsed.scheme not in ("http", "https") or not parsed.host or parsed.query or parsed.fragment:
         raise ValueError(f"{url!r} is no address such as http://localhost:8000")
     return str(parsed).rstrip("/")
@@ -154,8 +161,9 @@ class Exchange:
     """
 
     def __init__(self, url: str, *, timeout_s: float, retries: int, clock: Clock) -> None:
-        if not 0 < timeout_s < math.inf:
-            raise ValueError(f"timeout is {timeout_s}, not a number of seconds above 0")
+        if not 0 < timeout_s <= LONGEST_TIMEOUT_S:
+            limits = f"above 0, up to {LONGEST_TIMEOUT_S:g}"
+            raise ValueError(f"timeout is {timeout_s}, not a number of seconds {limits}")
         if retries < 0:
             raise ValueError(f"retries is {retries}, below 0")
         self._url = parse_url(url)
@@ -241,6 +249,8 @@ class Exchange:
         return reply
 
     def _post(self, photo: bytes, params: Mapping[str, str], deadline: Deadline) -> Steps[Reply]:
+        if not photo:  # the server could only say that the request has no body
+            raise BadImageError("The photo is empty.")
         return (yield from self._call("POST", "/segment", deadline, params, photo))
 
     def _call(

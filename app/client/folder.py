@@ -11,14 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from app.client.errors import (
-    INVALID_PARAMETER,
-    ConnectionFailedError,
-    SegmentationError,
-    UnavailableError,
-)
+from app.client.errors import INVALID_PARAMETER, SegmentationError
 from app.client.files import write_atomically
 from app.client.progress import Progress
+from app.client.retries import MAY_PASS
 
 PHOTO_SUFFIXES: Final = frozenset(
     [".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"]
@@ -37,8 +33,8 @@ SUFFIXES: Final = {
 
 
 GONE_AFTER: Final = 3
-"""Photos in a row that no server was there for, after which the rest is not tried: each has waited
-for its whole timeout, and one alone may be what breaks its connection."""
+"""Photos in a row that no server was there for, or only a full one, after which the rest is not
+tried: the next would fare no better, and one alone may be what breaks its connection."""
 
 
 class FolderError(ValueError):
@@ -221,8 +217,7 @@ class FolderRun:
         self._failures.append(failure)
         self._progress.advance()
         self._progress.say(f"error: {failure}")
-        gone = isinstance(error, ConnectionFailedError | UnavailableError)
-        self._gone = self._gone + 1 if gone else 0
+        self._gone = self._gone + 1 if isinstance(error, MAY_PASS) else 0
         refused = isinstance(error, SegmentationError) and error.type == INVALID_PARAMETER
         if refused or self._gone >= GONE_AFTER:
             self._untried += [left.photo for left in reversed(self.pending)]

@@ -41,6 +41,14 @@ def test_nothing_is_wider_than_a_phone(page: Page, small: bytes) -> None:
             assert min(button.size.values()) >= 24, button.text
 
 
+def test_on_a_desktop_only_the_panel_scrolls(page: Page, small: bytes) -> None:
+    page.drop({"street.png": small})
+    page.settled()
+    assert page.script("return document.documentElement.scrollHeight") == DESKTOP[1]
+    panel = page.script("return document.getElementById('panel').scrollHeight")
+    assert panel > DESKTOP[1]
+
+
 def test_the_keyboard_alone_is_enough(page: Page, small: bytes) -> None:
     order = tabbed(page, until="choose")
     assert order[0].startswith("a:")

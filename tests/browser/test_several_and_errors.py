@@ -84,8 +84,13 @@ def test_a_proxys_own_page_becomes_a_sentence(page: Page, small: bytes) -> None:
     assert "larger than the proxy" in page.find("#failure-sentence").text
 
 
-def test_photos_wait_for_a_server_that_cannot_be_reached(page: Page, small: bytes) -> None:
-    page.answer_with("", {"status": 0})
+@pytest.mark.parametrize("status", [0, 502], ids=["no-answer", "proxy-alone"])
+def test_photos_wait_for_a_server_that_cannot_be_reached(
+    page: Page, small: bytes, status: int
+) -> None:
+    page.answer_with("", {"status": status, "headers": {}, "body": "<html>nginx</html>"})
+    page.script("window.dispatchEvent(new Event('online'))")
+    page.until(lambda: page.find("#state").text != "Ready", "another state")
     page.drop({"street.png": small})
     page.until(lambda: page.find("#state").text == "The server cannot be reached", "the state")
     assert page.find("#progress").text.startswith("The server cannot be reached.")

@@ -236,6 +236,17 @@ def test_a_busy_server_is_waited_for(
     assert len(stopped.slept) == 5
 
 
+def test_a_server_that_stays_full_ends_the_run(
+    scripted: ScriptedServer, connect, stopped: StoppedClock, tmp_path: Path
+) -> None:
+    for number in range(8):
+        write_photo(tmp_path / "photos" / f"{number}.png")
+    scripted.script = [well_behaved, *[busy("3600")] * 8]
+    client = connect(scripted.url, clock=stopped.clock)
+    report = client.segment_folder(tmp_path / "photos", tmp_path / "out", parallel=1)
+    assert (len(report.failures), len(report.untried)) == (3, 5)
+
+
 def test_without_a_server_nothing_is_written(
     scripted: ScriptedServer, connect, stopped: StoppedClock, photos: Path, tmp_path: Path
 ) -> None:

@@ -21,7 +21,7 @@ from scripted_server import (
     rle_document,
 )
 
-from app.client import Client, ProtocolError, Segmentation
+from app.client import BadImageError, Client, ProtocolError, Segmentation
 
 LABELS = np.array([[0, 0, 1, 1, 3], [0, 1, 1, 3, 3], [0, 0, 0, 1, 3]], np.uint8)
 PIXELS = photo_of(LABELS)
@@ -102,6 +102,7 @@ def test_a_pillow_image_is_taken_as_it_lies_in_memory(scripted: ScriptedServer) 
         (PIXELS[:0], ValueError, "HxWx3 uint8"),
         (Image.new("F", (2, 2)), ValueError, "mode F"),
         (io.StringIO("text"), TypeError, 'mode "rb"'),
+        (b"", BadImageError, "The photo is empty"),
         (3, TypeError, "not int"),
         ("nowhere.png", FileNotFoundError, "nowhere.png"),
     ],
@@ -320,7 +321,10 @@ def test_a_path_in_front_of_the_service_is_kept(scripted: ScriptedServer, connec
         {"url": "ftp://x"},
         {"url": ""},
         {"url": "http://x/?a=1"},
+        {"url": "http://localhost:80000"},
+        {"url": "http://a..b"},
         {"timeout": 0},
+        {"timeout": 1e7},
         {"timeout": float("inf")},
         {"timeout": float("nan")},
         {"retries": -1},

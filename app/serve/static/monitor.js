@@ -1,6 +1,6 @@
 /** Watches whether the server takes photos, and which model it runs. */
 
-import { getHealth, getModel, UnreachableError } from "./api.js";
+import { getHealth, getModel } from "./api.js";
 
 /** Between two looks at a server that is ready, and at one that is not, in milliseconds. */
 const CALM = 30_000;
@@ -65,8 +65,9 @@ export class Monitor {
         this.model = await getModel();
       }
       this.status = health.status;
-    } catch (error) {
-      this.status = error instanceof UnreachableError ? "unreachable" : "starting";
+    } catch {
+      // The service itself always answers: whoever refuses is a proxy that has lost it.
+      this.status = "unreachable";
     }
     if (before[0] !== this.status || before[1] !== this.model) this.#onChange();
   }
