@@ -11,6 +11,7 @@ from page import PHONE, Page
 from PIL import Image
 from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.common.actions.wheel_input import ScrollOrigin
+from street import draw_street
 
 pytestmark = pytest.mark.browser
 
@@ -215,6 +216,18 @@ def test_another_scale_asks_again(page: Page, server: Server, photo: bytes) -> N
     only_the_mask_at_its_own_size(page)
     assert np.array_equal(page.pixels(), colored(server, server.label_map(photo, scale=0.5)))
     assert "scale=0.5" in page.find("#code").text
+
+
+def test_a_large_photo_is_shown_to_the_network_smaller(page: Page, server: Server) -> None:
+    file = io.BytesIO()
+    draw_street(size=(1800, 1350), noise=0).save(file, "JPEG")
+    page.drop({"large.jpg": file.getvalue()})
+    page.settled()
+    assert "scale=0.5" in page.find("#code").text
+    assert "1800 × 1350" in page.find("#size").text
+    page.press("#scale", "¼")
+    page.settled()
+    assert "scale=0.25" in page.find("#code").text
 
 
 def test_pasted_and_taken_photos_are_segmented(page: Page, other_photos: list[bytes]) -> None:

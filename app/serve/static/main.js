@@ -151,7 +151,9 @@ function showAnswer(photo) {
 
   legend.show(masks, answer.model.version === monitor.model?.version ? monitor.model.classes : []);
   showTimings(byId("timings"), stages, totalMs, drawn - start);
-  byId("size").textContent = `${image.width} × ${image.height} pixels`;
+  byId("size").textContent =
+    `${image.width} × ${image.height} pixels` +
+    (photo.scale === "1" ? "" : `, shown to the network at ${photo.scale}`);
   offerDownloads();
   const largest = [...masks].sort((a, b) => b.area - a.area).slice(0, NAMED);
   const shares = largest.map((mask) => `${mask.class_name} ${percent(mask.fraction)}`).join(", ");
@@ -167,7 +169,7 @@ function frame(picture) {
 
 function offerDownloads() {
   if (!shown.answer) return;
-  downloads.show(shown.photo, shown.answer.document.masks, legend.hidden, photos.scale);
+  downloads.show(shown.photo, shown.answer.document.masks, legend.hidden, shown.photo.scale);
 }
 
 function sameSize(a, b) {

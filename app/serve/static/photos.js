@@ -1,6 +1,7 @@
 /** The photos somebody brought: sent a few at a time, each with its state and its answer. */
 
 import { patiently, RefusedError, segment, UnreachableError } from "./api.js";
+import { decodePhoto } from "./elements.js";
 
 /** Photos on their way at once: one is computed while the next is uploaded. */
 const PARALLEL = 2;
@@ -10,6 +11,15 @@ const BREAKS = 3;
 
 /** Files from here on may be more than a server or proxy takes, in bytes. */
 const LARGE = 8e6;
+
+/** A scale that depends on the photo: on a CPU a camera's 12 megapixels would take most of a minute. */
+const AUTOMATIC = "auto";
+
+/** The most pixels that the network is shown at a scale that depends on the photo. */
+const COMFORTABLE = 2e6;
+
+/** What the API takes for such a scale, largest first. */
+const SCALES = ["1", "0.5", "0.25"];
 
 let lastId = 0;
 
@@ -22,6 +32,8 @@ class Photo {
   /** What `POST /segment?format=rle` said, and how long it took. */
   answer = null;
   breaks = 0;
+  /** At which scale the network saw it, as the API writes it. */
+  scale = "1";
   abort = new AbortController();
 
   /** @param {Blob} file @param {string} name */
@@ -41,8 +53,8 @@ export class Photos {
   /** @type {Photo | null} */
   selected = null;
 
-  /** At which scale the network sees them, as the API writes it. */
-  scale = "1";
+  /** At which scale the network sees them: as the API writes it, or `auto`. */
+  scale = AUTOMATIC;
 
   /**
    * @param {import("./monitor.js").Monitor} monitor
@@ -103,9 +115,11 @@ export class Photos {
     const { signal } = photo.abort;
     photo.answer = null;
     this.#set(photo, "working", "");
-    const query = { format: "rle", scores: "true" };
-    if (this.scale !== "1") query.scale = this.scale;
     try {
+      photo.scale = this.scale === AUTOMATIC ? await fittingScale(photo.file) : this.scale;
+      signal.throwIfAborted();
+      const query = { format: "rle", scores: "true" };
+      if (photo.scale !== "1") query.scale = photo.scale;
       let sent = 0;
       const attempt = () => {
         sent = performance.now();
@@ -153,6 +167,15 @@ export class Photos {
       await this.#monitor.look();
     }
   }
+}
+
+/** The largest scale at which the network is not shown too much. */
+async function fittingScale(file) {
+  const bitmap = await decodePhoto(file);
+  if (!bitmap) return "1"; // the browser cannot tell, and the server judges what it takes
+  const pixels = bitmap.width * bitmap.height;
+  bitmap.close();
+  return SCALES.find((scale) => pixels * scale * scale <= COMFORTABLE) ?? SCALES.at(-1);
 }
 
 /** Fetch fails in the same way for a lost server and for a file that is gone. */
