@@ -150,6 +150,8 @@ class Batcher(Generic[KeyT, PayloadT, ResultT]):
         finally:
             with self._changed:
                 self._queue.discard(key, ticket)
+            # As in `Workers.run`: an error's traceback would lead back to it.
+            del item, future
 
     def close(self) -> None:
         """Take no more work and fail what still waits; a run in progress is not interrupted.

@@ -128,10 +128,10 @@ class Forecast:
         wait_s = stages_s + self._lag_s
         left_s = deadline - time.monotonic()
         if wait_s > 0 and wait_s * _CAUTION + own_s > left_s:
-            own = f", for itself {own_s:.1f}" if own_s else ""
+            own = f" and {own_s:.1f} for itself" if own_s else ""
             raise QueueTooLongError(
-                f"The queue is too long for this request: what is ahead of it needs about "
-                f"{wait_s:.1f} seconds{own}, and it must be answered within {left_s:.1f}. "
-                f"Requests are taken as long as {_CAUTION:g} times the wait leaves them time.",
+                f"The queue is too long for this request: it would wait about {wait_s:.1f} seconds "
+                f"behind others{own}, and must be answered within {left_s:.1f}. It is taken only "
+                f"if even {_CAUTION:g} times that wait leaves it enough time.",
                 max(1, math.ceil(wait_s)),
             )

@@ -100,6 +100,7 @@ async def segment_each(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        tasks.clear()  # an error's traceback leads to this frame, which must not lead back to it
         intake.record.conclude_images()
 
 

@@ -63,7 +63,12 @@ class Workers:
             self._finished(None)
             raise
         future.add_done_callback(self._finished)
-        return await asyncio.wrap_future(future)
+        try:
+            return await asyncio.wrap_future(future)
+        finally:
+            # Its error's traceback leads to this frame: they would keep each other, and the
+            # request, until a collection.
+            del future
 
     def shutdown(self) -> None:
         """Take no more tasks and drop those that wait; what runs is not interrupted."""

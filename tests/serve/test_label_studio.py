@@ -1,10 +1,13 @@
 import base64
 import os
+import threading
 
 import numpy as np
 import pytest
 from label_studio_sdk.converter.brush import decode_rle
 from serve_doubles import VERSION, encode, labels_of, make_photo
+
+from app.serve.protocols.label_studio import parse_label_config
 
 pytestmark = pytest.mark.anyio
 
@@ -229,6 +232,20 @@ async def test_requests_that_are_none_are_told_why(serving, body, says):
         response = await served.client.post(PREDICT, json=body)
         assert response.status_code == 400
         assert says in response.json()["error"]
+
+
+async def test_a_configuration_is_parsed_beside_the_loop(serving, monkeypatch):
+    threads = []
+
+    def parse(*args):
+        threads.append(threading.current_thread())
+        return parse_label_config(*args)
+
+    monkeypatch.setattr("app.serve.protocols.label_studio.parse_label_config", parse)
+    async with serving() as served:
+        response = await served.client.post(PREDICT, json=document(data_uri()))
+        assert response.status_code == 200
+    assert threads[0] is not threading.main_thread()
 
 
 async def test_connecting(serving):

@@ -2,6 +2,7 @@ import base64
 import gzip
 import json
 import threading
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -147,14 +148,16 @@ FILE, TAIL = as_bytes_tensor(encode(PHOTO))
         (request(pixels(data=FLAT) | {"shape": [5, 7, 4]}), "[height, width, 3]"),
         (request(pixels(data=[]) | {"shape": [0, 7, 3]}), "[height, width, 3]"),
         (request(pixels(data=FLAT) | {"shape": [-5, -7, 3]}), "[height, width, 3]"),
-        (request(pixels(data=FLAT) | {"shape": [10**30, 7, 3]}), "asks for"),
+        (request(pixels(data=FLAT) | {"shape": [2**63 - 1, 7, 3]}), "asks for"),
+        (request(pixels(data=FLAT) | {"shape": [10**4000] * 2 + [3]}), "less than or equal"),
         (request(pixels(data=FLAT[1:])), "104 values"),
         (request(pixels(data=[256, *FLAT[1:]])), "0 to 255"),
         (request(pixels(data=[-1, *FLAT[1:]])), "0 to 255"),
         (request(pixels(data=[1.5, *FLAT[1:]])), "0 to 255"),
         (request(pixels(data=["1", *FLAT[1:]])), "0 to 255"),
         (request(pixels(data=[10**30, *FLAT[1:]])), "0 to 255"),
-        (request(pixels(data=[[1], *FLAT[1:]])), "no tensor"),
+        (request(pixels(data=[[1], *FLAT[1:]])), "rows of one length"),
+        (request(pixels(data=[[FLAT[:1]], FLAT[1:]])), "rows of one length"),
         (request(FILE | {"data": ["http://localhost/photo.jpg"]}), "nothing is fetched"),
         (request(FILE | {"data": [7]}), "base64"),
         (request(FILE | {"data": ["", ""]}), "2 elements"),
@@ -178,6 +181,29 @@ async def test_requests_that_are_none_are_told_why(serving, document, says):
         assert (response.status_code, list(response.json())) == (400, ["error"])
         assert says in response.json()["error"]
         assert await served.metric('fcn_rejects_total{reason="invalid-request"}') == 1
+
+
+@pytest.mark.parametrize(("depth", "status"), [(40, 200), (150, 400)])
+async def test_numbers_may_be_nested_deeply(serving, depth, status):
+    data = FLAT
+    for _ in range(depth):
+        data = [data]
+    async with serving() as served:
+        response = await served.client.post(INFER, json=request(pixels(data=data)))
+        assert response.status_code == status, response.text
+
+
+async def test_a_string_among_numbers_takes_no_more_than_itself(serving):
+    mixed = request(pixels(data=["x" * 2_000, *[1] * 2_000]))  # 16 MB as an array of strings
+    async with serving() as served:
+        await served.client.post(INFER, json=mixed)
+        tracemalloc.start()
+        try:
+            response = await served.client.post(INFER, json=mixed)
+            assert (response.status_code, "0 to 255" in response.text) == (400, True)
+            assert tracemalloc.get_traced_memory()[1] < 2_000_000
+        finally:
+            tracemalloc.stop()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """A new checkpoint takes the place of the one that serves, and nobody notices but by its masks."""
 
 import asyncio
+import base64
 import gc
 import logging
 import threading
@@ -246,6 +247,38 @@ async def test_the_classes_that_were_checked_are_those_of_the_answer(serving):
     assert refused.status_code == 422
     assert refused.headers["x-model"] == new.label
     assert "lorry (2)" in refused.json()["detail"]
+
+
+BROKEN = base64.b64encode(PNG[:30]).decode()
+TASK = {"data": {"image": f"data:;base64,{BROKEN}"}}
+CONFIG = (
+    '<View><Image name="i" value="$image"/>'
+    '<BrushLabels name="b" toName="i"><Label value="car"/></BrushLabels></View>'
+)
+FILES = {"name": "file", "shape": [2], "datatype": "BYTES", "data": [BROKEN, BROKEN]}
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/segment", {"files": [("image", PNG[:30]), ("image", PNG[:30])]}),
+        ("/hf", {"content": PNG[:30]}),
+        ("/label-studio/predict", {"json": {"tasks": [TASK, TASK], "label_config": CONFIG}}),
+        ("/v2/models/double/infer", {"json": {"inputs": [FILES], "outputs": [{"name": "scores"}]}}),
+    ],
+)
+async def test_a_request_that_failed_does_not_keep_its_version(serving, path, body):
+    async with serving(load=Checkpoints(Version(1), Version(2))) as served:
+        old = weakref.ref(served.service.engine)
+        gc.disable()  # what holds a whole network must not wait for it
+        try:
+            response = await served.client.post(path, **body)
+            assert response.status_code in (400, 415), response.text
+            served.service.reload()
+            await until_reloads(served, 1)
+            await served.until(lambda: old() is None)
+        finally:
+            gc.enable()
 
 
 @pytest.mark.parametrize("end", ["answered", "given up in its upload", "given up in the queue"])

@@ -4,7 +4,7 @@ https://github.com/kserve/open-inference-protocol and, for tensors behind the JS
 https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md.
 """
 
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import to_json
@@ -32,11 +32,15 @@ class TensorParameters(BaseModel):
     classification: int | None = Field(None, description="Refused: there are no rankings.")
 
 
+Dimension = Annotated[int, Field(le=2**63 - 1)]
+"""Of a tensor: 64 bits in the protocol. Python's own numbers could be too long to be printed."""
+
+
 class InputTensor(BaseModel):
     """The photos of a request, as pixels or as files."""
 
     name: Literal["image", "file"] = Field(description="`image`: RGB pixels; `file`: image files.")
-    shape: list[int] = Field(min_length=1, max_length=4, examples=[[1, 360, 480, 3]])
+    shape: list[Dimension] = Field(min_length=1, max_length=4, examples=[[1, 360, 480, 3]])
     datatype: str = Field(description="`UINT8` for `image`, `BYTES` for `file`.")
     parameters: TensorParameters = TensorParameters()
     data: list[Any] | None = Field(

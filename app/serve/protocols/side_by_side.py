@@ -22,9 +22,11 @@ async def in_order(work: Iterable[Callable[[], Awaitable[ReturnT]]]) -> list[Ret
         async with places:
             return await begin()
 
+    tasks = [asyncio.create_task(take_turn(begin)) for begin in work]
     try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(take_turn(begin)) for begin in work]
-    except BaseExceptionGroup as failed:
-        raise failed.exceptions[0] from None
-    return [task.result() for task in tasks]
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        tasks.clear()  # an error's traceback leads to this frame, which must not lead back to it

@@ -53,7 +53,7 @@ async def segment(request: Request, service: ServiceDependency) -> Response:
             Wanted(format=MaskFormat.RLE, scores=True),
             encode=SegmentEncoder(parameters.threshold),
         )
-    return Response(rendered.body, media_type=rendered.media_type)
+        return intake.response(rendered)
 
 
 async def _read(upload: Upload, most_bytes: int) -> SegmentationParameters:

@@ -95,7 +95,9 @@ async def predict(request: Request, service: ServiceDependency) -> Response:
             most_bytes=settings.upload_bytes // 2,
         )
         upload.data = b""  # the document holds the images now; both are counted
-        control = protocol.parse_label_config(document.label_config, intake.engine.card.classes)
+        control = await asyncio.to_thread(
+            protocol.parse_label_config, document.label_config, intake.engine.card.classes
+        )
         encode = protocol.BrushEncoder(control, version)
         wanted = Wanted(format=MaskFormat.RLE, class_ids=tuple(sorted(control.labels)), scores=True)
 
@@ -111,16 +113,19 @@ async def predict(request: Request, service: ServiceDependency) -> Response:
 
         outcomes = await in_order(functools.partial(segment, task) for task in document.tasks)
         intake.record.conclude_images()
-    failures = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
-    if len(failures) == len(outcomes):
-        raise failures[0]
-    results = [
-        protocol.failed_prediction(version, outcome)
-        if isinstance(outcome, Exception)
-        else bytes(outcome.body)
-        for outcome in outcomes
-    ]
-    return Response(protocol.predictions(results, version), media_type="application/json")
+        failures = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
+        if len(failures) == len(outcomes):
+            outcomes.clear()  # the traceback will lead here, and must not lead back to the error
+            raise failures.pop(0)
+        results = [
+            protocol.failed_prediction(version, outcome)
+            if isinstance(outcome, Exception)
+            else outcome.body
+            for outcome in outcomes
+        ]
+        size = sum(map(len, results))
+        body = await beside_the_loop(lambda: protocol.predictions(results, version), size)
+        return intake.response(Rendered(body, "application/json"))
 
 
 async def _take_image(task: protocol.Task, key: str, part: Upload, settings: Settings) -> None:

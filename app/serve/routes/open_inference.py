@@ -28,8 +28,9 @@ from app.serve.protocols.inference_body import (
     image_files,
     json_length,
 )
-from app.serve.protocols.json_body import parse_json
+from app.serve.protocols.json_body import beside_the_loop, parse_json
 from app.serve.protocols.side_by_side import in_order
+from app.serve.render import Rendered
 from app.serve.routes.dependencies import ServiceDependency
 from app.serve.routes.health import SERVICE_VERSION
 from app.serve.service import Service
@@ -227,11 +228,15 @@ async def infer(request: Request, service: ServiceDependency, asked: AskedDepend
                     for part, encoder in zip(parts, encoders, strict=True)
                 )
             intake.record.conclude_images()
-        body, head_length = response_body(document, outputs, encoders, intake.engine)
-    if head_length is None:
-        return Response(body, media_type="application/json")
-    headers = {JSON_LENGTH_HEADER: str(head_length)}
-    return Response(body, headers=headers, media_type="application/octet-stream")
+        size = sum(len(part) for encoder in encoders for part in encoder.parts.values())
+        body, head_length = await beside_the_loop(
+            lambda: response_body(document, outputs, encoders, intake.engine), size
+        )
+        if head_length is None:
+            return intake.response(Rendered(body, "application/json"))
+        response = intake.response(Rendered(body, "application/octet-stream"))
+        response.headers[JSON_LENGTH_HEADER] = str(head_length)
+        return response
 
 
 def _engine(service: Service, asked: Asked) -> Engine:
