@@ -128,7 +128,7 @@ class Forecast:
         wait_s = stages_s + self._lag_s
         left_s = deadline - time.monotonic()
         if wait_s > 0 and wait_s * _CAUTION + own_s > left_s:
-            own = f" and {own_s:.1f} for itself" if own_s else ""
+            own = f", then take {own_s:.1f} itself" if own_s else ""
             raise QueueTooLongError(
                 f"The queue is too long for this request: it would wait about {wait_s:.1f} seconds "
                 f"behind others{own}, and must be answered within {left_s:.1f}. It is taken only "
