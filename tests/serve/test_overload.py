@@ -187,7 +187,7 @@ async def test_a_wait_that_would_be_too_long_is_429_before_the_body_is_read(serv
         refused = await served.post(PNG)
         assert refused.status_code == 429
         assert refused.json()["type"] == "urn:fcn:queue-too-long"
-        assert "ahead of it needs about 30.0 seconds" in refused.json()["detail"]
+        assert "would wait about 30.0 seconds" in refused.json()["detail"]
         assert int(refused.headers["retry-after"]) in (30, 31)
         assert await served.metric("fcn_expected_wait_seconds") == pytest.approx(30)
         assert await served.metric('fcn_rejects_total{reason="queue-too-long"}') == 2
