@@ -36,6 +36,10 @@ GONE_AFTER: Final = 3
 """Photos in a row that no server was there for, or only a full one, after which the rest is not
 tried: the next would fare no better, and one alone may be what breaks its connection."""
 
+LOOK_S: Final = 0.5
+"""How long to wait for an outcome before looking whether Ctrl-C was pressed, in seconds: a signal
+that comes just before a wait begins does not end it."""
+
 
 class FolderError(ValueError):
     """The folders cannot be what is meant; the message is one line that says what and where."""
@@ -267,7 +271,10 @@ def fetch_in_threads(run: FolderRun, fetch: Callable[[Path], bytes]) -> None:
                 under_way += 1
             if not under_way:
                 return
-            job, outcome = outcomes.get()
+            try:
+                job, outcome = outcomes.get(timeout=LOOK_S)
+            except queue.Empty:
+                continue
             under_way -= 1
             settle(run, job, outcome)
     finally:
