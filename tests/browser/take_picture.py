@@ -1,4 +1,4 @@
-"""Takes the pictures of the page in docs/images: `python tests/browser/take_pictures.py URL`.
+"""Takes the README's picture of the page: `python tests/browser/take_picture.py URL`.
 
 The service must run at URL, with the default checkpoint; chromium and chromedriver must be there.
 """
@@ -13,35 +13,31 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "tests/end_to_end"), str(ROOT / "docs")]
 
-from page import PHONE, Page  # noqa: E402
+from page import Page  # noqa: E402
 from PIL import Image  # noqa: E402
 from selenium import webdriver  # noqa: E402
 from selenium.webdriver.chrome.service import Service  # noqa: E402
 from street import draw_street  # noqa: E402
 
-PICTURES = {
-    "page-desktop.png": ((1080, 700), False, 3),
-    "page-desktop-dark.png": ((1080, 700), True, 3),
-    "page-phone.png": (PHONE, False, 1),
-}
-"""File -> size of the window, whether it is dark, number of photos."""
+PICTURE = ROOT / "docs/images/page-desktop.png"
+WINDOW = (1080, 700)
+PHOTOS = 3
 
 
 def main(url: str) -> None:
-    """Open the page in each window, give it drawings, and write what is seen."""
+    """Open the page, give it drawings, and write what is seen."""
     options = webdriver.ChromeOptions()
     for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"):
         options.add_argument(flag)
     driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
     with tempfile.TemporaryDirectory() as downloads:
         page = Page(driver, url, Path(downloads))
-        for name, (size, dark, count) in PICTURES.items():
-            page.open(size, dark=dark)
-            page.drop({f"street-{seed + 1}.jpg": _drawn(seed) for seed in range(count)})
-            page.settled()
-            shot = page.cdp("Page.captureScreenshot", {"format": "png"})["data"]
-            with Image.open(io.BytesIO(base64.b64decode(shot))) as picture:
-                picture.convert("RGB").save(ROOT / "docs/images" / name, optimize=True)
+        page.open(WINDOW)
+        page.drop({f"street-{seed + 1}.jpg": _drawn(seed) for seed in range(PHOTOS)})
+        page.settled()
+        shot = page.cdp("Page.captureScreenshot", {"format": "png"})["data"]
+        with Image.open(io.BytesIO(base64.b64decode(shot))) as picture:
+            picture.convert("RGB").save(PICTURE, optimize=True)
     driver.quit()
 
 
