@@ -101,7 +101,14 @@ def fit_line(points: Sequence[tuple[float, float]]) -> Line:
     # says, not by what was measured: that would favour the points that happened to be fast.
     kept = sorted(points, key=lambda point: abs(math.log(point[1] / rough.at(point[0]))))
     del kept[len(kept) - max(1, len(kept) // _LEFT_OUT) :]
-    return _least_squares(kept, [1 / rough.at(megapixels) ** 2 for megapixels, _ in kept])
+    line = _least_squares(kept, [1 / rough.at(megapixels) ** 2 for megapixels, _ in kept])
+    # Times that contradict each other wildly tilt it out of all proportion. The rough line cannot
+    # be: a line of nothing has a relative error of 1 in each point, so the best is nowhere off by
+    # more than the root of their number.
+    largest = max(megapixels for megapixels, _ in points)
+    longest = max(seconds for _, seconds in points)
+    sane = line.at(largest) <= longest * (1 + math.sqrt(len(points)))
+    return line if sane else rough
 
 
 def _least_squares(points: Sequence[tuple[float, float]], weights: Sequence[float]) -> Line:

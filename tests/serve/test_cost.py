@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from app.serve.cost import CostModel, Line, fit_line
@@ -72,6 +72,7 @@ def test_neither_part_of_the_cost_is_negative():
 
 
 @given(st.lists(st.tuples(st.floats(1e-6, 300), st.floats(1e-6, 3600)), min_size=1, max_size=40))
+@example([(1.0, 0.00390625), (145.0, 1.0), (1e-06, 435.0), (1e-06, 435.0)])
 def test_any_times_give_a_line_that_costs_something(points):
     line = fit_line(points)
     assert line.per_megapixel_s >= 0
