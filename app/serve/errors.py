@@ -4,7 +4,7 @@ Answers are `application/problem+json` (RFC 9457). This table is also the docume
 `type` values, see `problems_as_markdown`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
@@ -175,27 +175,35 @@ def install_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _on_http_exception)
 
 
-def problem_of(error: Exception) -> Problem | None:
+def problem_of(
+    error: Exception, kinds: Mapping[type[Exception], Problem] = PROBLEMS
+) -> Problem | None:
     """Return which kind of problem an error is; None if it is a bug."""
-    return next((PROBLEMS[kind] for kind in type(error).__mro__ if kind in PROBLEMS), None)
+    return next((kinds[kind] for kind in type(error).__mro__ if kind in kinds), None)
+
+
+def retry_after_s(error: Exception) -> int | None:
+    """Return when a request that failed so may be sent again, in whole seconds; None if never."""
+    if isinstance(error, OverloadedError | NotReadyError | NoneSegmentedError):
+        return error.retry_after_s
+    return 1 if isinstance(error, BatcherClosedError) else None
+
+
+def retry_headers(error: Exception) -> dict[str, str]:
+    """Return the header that says so, if there is anything to say."""
+    wait = retry_after_s(error)
+    return {} if wait is None else {"Retry-After": str(wait)}
 
 
 async def _on_typed_error(request: Request, error: Exception) -> Response:
     problem = problem_of(error)
     assert problem is not None  # registered for nothing else
-    headers = {}
-    if isinstance(error, OverloadedError | NotReadyError):
-        headers["Retry-After"] = str(error.retry_after_s)
-    elif isinstance(error, BatcherClosedError):
-        headers["Retry-After"] = "1"
-    return problem_response(request, problem, str(error), headers)
+    return problem_response(request, problem, str(error), retry_headers(error))
 
 
 async def _on_none_segmented(request: Request, error: Exception) -> Response:
     assert isinstance(error, NoneSegmentedError)  # registered for nothing else
-    wait = error.retry_after_s
-    headers = {} if wait is None else {"Retry-After": str(wait)}
-    return problem_response(request, error.problem, str(error), headers)
+    return problem_response(request, error.problem, str(error), retry_headers(error))
 
 
 async def _on_validation_error(request: Request, error: Exception) -> Response:

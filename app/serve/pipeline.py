@@ -23,7 +23,7 @@ from app.serve.errors import InputTooLargeError
 from app.serve.forecast import Forecast
 from app.serve.loop_lag import LoopLag
 from app.serve.record import RequestRecord
-from app.serve.render import Encode, Rendered, Wanted, render
+from app.serve.render import Encode, Rendered, Wanted
 from app.serve.settings import Settings
 from app.serve.telemetry import Telemetry
 from app.serve.uploads import Upload, UploadBudget
@@ -144,7 +144,7 @@ class Pipeline:
         deadline: float,
         record: RequestRecord,
         share: AnswerShare,
-        encode: Encode = render,
+        encode: Encode,
     ) -> Rendered:
         """Turn an upload into an answer; the upload is released once it is decoded.
 

@@ -6,8 +6,8 @@ browsers nor most HTTP clients can make anything. CVAT's archive holds all masks
 CVAT imports one for a whole task.
 """
 
-import asyncio
 import dataclasses
+import functools
 import logging
 import re
 from collections.abc import Iterator, Sequence
@@ -22,12 +22,18 @@ from app.inference.archive import stored_zip
 from app.inference.cvat import add_file, merge
 from app.inference.engine import DeviceLostError
 from app.inference.render import MaskFormat
-from app.serve.admission import OverloadedError
 from app.serve.batcher import BatcherClosedError, DeadlineExceededError
-from app.serve.errors import INTERNAL_ERROR, NoneSegmentedError, Problem, problem_of
+from app.serve.errors import (
+    INTERNAL_ERROR,
+    NoneSegmentedError,
+    Problem,
+    problem_of,
+    retry_after_s,
+)
 from app.serve.intake import Intake
 from app.serve.render import JSON, UNNAMED, ZIP, Rendered, Wanted
 from app.serve.schemas import ProblemDocument
+from app.serve.side_by_side import in_order
 from app.serve.uploads import EMPTY_IMAGE, MissingImageError, Upload
 
 logger = logging.getLogger(__name__)
@@ -90,17 +96,13 @@ async def segment_each(
         DeviceLostError: If the device can never be used again by this process.
         DeadlineExceededError: If the deadline passes; it is the same for all.
     """
-    tasks = [
-        asyncio.create_task(_segment_one(intake, index, upload, wanted))
+    work = [
+        functools.partial(_segment_one, intake, index, upload, wanted)
         for index, upload in enumerate(uploads)
     ]
     try:
-        return await asyncio.gather(*tasks)
+        return await in_order(work, at_once=len(work))
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        tasks.clear()  # an error's traceback leads to this frame, which must not lead back to it
         intake.record.conclude_images()
 
 
@@ -122,8 +124,7 @@ async def _segment_one(intake: Intake, index: int, upload: Upload, wanted: Wante
             detail = "The server failed on this image and logged why under the request's id."
         result.problem = kind.document(detail, record.id)
         record.problem = kind.slug
-        if isinstance(error, OverloadedError):
-            result.retry_after_s = error.retry_after_s
+        result.retry_after_s = retry_after_s(error)
     finally:
         upload.release()
     return result

@@ -10,13 +10,15 @@ AT_ONCE: Final = 16
 """Photos of one request that are in the pipeline together, so that it leaves room for others."""
 
 
-async def in_order(work: Iterable[Callable[[], Awaitable[ReturnT]]]) -> list[ReturnT]:
-    """Run what is given, `AT_ONCE` at a time, and return its results in the same order.
+async def in_order(
+    work: Iterable[Callable[[], Awaitable[ReturnT]]], *, at_once: int = AT_ONCE
+) -> list[ReturnT]:
+    """Run what is given, `at_once` at a time, and return its results in the same order.
 
     Raises:
         Exception: What the first to fail raised; the others are cancelled.
     """
-    places = asyncio.Semaphore(AT_ONCE)
+    places = asyncio.Semaphore(at_once)
 
     async def take_turn(begin: Callable[[], Awaitable[ReturnT]]) -> ReturnT:
         async with places:

@@ -14,9 +14,8 @@ from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from app.serve.admission import OverloadedError
-from app.serve.batcher import BatcherClosedError
-from app.serve.errors import INTERNAL_ERROR, PROBLEMS, NotReadyError, Problem
+from app.serve import errors
+from app.serve.errors import INTERNAL_ERROR, PROBLEMS, Problem
 from app.serve.record import record_of
 
 logger = logging.getLogger(__name__)
@@ -77,7 +76,9 @@ class ErrorMemberRoute(APIRoute):
 
 def problem_of(error: Exception) -> Problem:
     """Return which kind of problem one of the errors is that other clients are told of."""
-    return next(_PROBLEMS[kind] for kind in type(error).__mro__ if kind in _PROBLEMS)
+    problem = errors.problem_of(error, _PROBLEMS)
+    assert problem is not None  # called for nothing else
+    return problem
 
 
 def openapi_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -93,12 +94,7 @@ def openapi_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def _error_response(request: Request, error: Exception) -> Response:
-    headers = {}
-    if isinstance(error, OverloadedError | NotReadyError):
-        headers["Retry-After"] = str(error.retry_after_s)
-    elif isinstance(error, BatcherClosedError):
-        headers["Retry-After"] = "1"
-    return _response(request, problem_of(error), str(error), headers)
+    return _response(request, problem_of(error), str(error), errors.retry_headers(error))
 
 
 def _response(

@@ -20,11 +20,11 @@ from app.serve.protocols.errors import (
     problem_of,
 )
 from app.serve.protocols.json_body import beside_the_loop, decode_base64, parse_json
-from app.serve.protocols.side_by_side import in_order
 from app.serve.protocols.task_images import find_local_file, is_data_uri, read_file
 from app.serve.render import Rendered, Wanted
 from app.serve.routes.dependencies import ServiceDependency
 from app.serve.settings import Settings
+from app.serve.side_by_side import in_order
 from app.serve.uploads import TooManyBytesError, Upload
 from app.serve.versions import model_label
 

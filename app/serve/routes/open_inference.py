@@ -29,11 +29,11 @@ from app.serve.protocols.inference_body import (
     json_length,
 )
 from app.serve.protocols.json_body import beside_the_loop, parse_json
-from app.serve.protocols.side_by_side import in_order
 from app.serve.render import Rendered
 from app.serve.routes.dependencies import ServiceDependency
 from app.serve.routes.health import SERVICE_VERSION
 from app.serve.service import Service
+from app.serve.side_by_side import in_order
 from app.serve.uploads import Upload
 
 router = APIRouter(prefix="/v2", tags=["other clients"], route_class=ErrorMemberRoute)
