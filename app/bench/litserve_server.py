@@ -5,7 +5,7 @@ someone chooses, and why:
 
 - Batches of up to 16, made by LitServe. Only equal shapes can be stacked, so `batch` leaves the
   photos as they are and `predict` runs them shape by shape, in no larger groups than pay on this
-  device: the service's own caps, as they are before it measures.
+  device: the caps that the service would find here.
 - `batch_timeout` 5 ms. With LitServe's default of 0 an idle worker polls its queue, which another
   process holds, without a pause: on two cores that takes more than any batch gives.
 - One worker a device, which is the default; more are worth a try on a CPU (`--workers 2`), each
@@ -58,6 +58,7 @@ class SegmentAPI(litserve.LitAPI):  # type: ignore[misc]
         """Load the network, in the worker's process."""
         torch.set_num_threads(self._threads)
         self._engine = load_engine(self._checkpoint, device, self._precision)
+        self._engine.measure_caps()
         self._palette = [value for info in self._engine.card.classes for value in info.color]
 
     def decode_request(self, request: Request) -> Photo:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from app.inference.engine import Engine, Segmentation
 from app.inference.network import NO_EXTRAS, Extras
+from app.serve.settings import Settings, SettingsError, exit_with_usage_error, load_settings
 from model import FCN, Architecture, Card, named_classes
 
 CLASSES: Final = 11
@@ -86,11 +87,16 @@ def _label_map(height: int, width: int) -> NDArray[np.uint8]:
     return labels
 
 
+def _load(settings: Settings, serving: Engine | None) -> Engine:
+    engine = NullEngine()
+    engine.measure_caps(most_images=settings.batch_images, most_pixels=settings.batch_pixels)
+    return engine
+
+
 def main() -> int:
     """Serve it; takes the arguments and settings of `python -m app.serve`."""
     from app.serve.__main__ import bind, build_parser, serve
     from app.serve.logs import configure_logging
-    from app.serve.settings import SettingsError, exit_with_usage_error, load_settings
 
     given = {key: value for key, value in vars(build_parser().parse_args()).items() if value}
     try:
@@ -99,7 +105,7 @@ def main() -> int:
     except SettingsError as error:
         exit_with_usage_error("python -m app.bench.null", error)
     configure_logging(settings.log_format)
-    return serve(settings, listener, load=lambda settings, serving: NullEngine())
+    return serve(settings, listener, load=_load)
 
 
 if __name__ == "__main__":

@@ -121,9 +121,10 @@ class SharedResponse(Response):
                 }
             )
             body = memoryview(self.body)
-            for start in range(0, len(body), _PIECE_BYTES):
-                piece = body[start : start + _PIECE_BYTES]
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            for start in range(0, len(body) or 1, _PIECE_BYTES):
+                end = start + _PIECE_BYTES
+                more = end < len(body)
+                piece = body[start:end]
+                await send({"type": "http.response.body", "body": piece, "more_body": more})
         finally:
             self._share.release()

@@ -1,9 +1,15 @@
-"""What a client asks for beyond typed query parameters: Accept and the deadline."""
+"""What a client asks for beside the photo: query parameters, Accept and the deadline."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ValidationError
 
 from app.inference.render import MaskFormat
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
 
 _OFFERED = {"image/png": MaskFormat.PNG, "application/json": MaskFormat.RLE}
 """What `Accept` can choose, in order of preference among equals."""
@@ -17,6 +23,21 @@ class InvalidParameterError(ValueError):
 
 class NotAcceptableError(Exception):
     """None of the media types that the client accepts can be given."""
+
+
+def parse_query(parameters: Mapping[str, str], model: type[ModelT]) -> ModelT:
+    """Read query parameters as FastAPI does: of several with one name, the last counts.
+
+    Raises:
+        RequestValidationError: If one is not known or has an impossible value; as FastAPI's own.
+    """
+    try:
+        return model.model_validate(dict(parameters))
+    except ValidationError as error:
+        problems = error.errors(include_url=False)
+        raise RequestValidationError(
+            [{**problem, "loc": ("query", *problem["loc"])} for problem in problems]
+        ) from None
 
 
 def choose_format(accept: str | None) -> MaskFormat:

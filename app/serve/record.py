@@ -2,10 +2,13 @@
 
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
+
+STAGES: Final = ("decode", "queue", "transfer", "forward", "encode")
+"""What a photo goes through, in order."""
 
 _STATE_KEY = "record"
 
@@ -24,7 +27,7 @@ class RequestRecord:
         problem: Which problem the answer tells of, as in `errors.Problem.slug`.
         image_size: (width, height) of the photo.
         mask_format: Format of the masks.
-        stages_s: Stage -> seconds, in order: decode, queue, transfer, forward, encode.
+        stages_s: Each of `STAGES` that is behind it -> seconds, in their order.
         batch_size: Photos in the batch that the photo ran in.
         batch_reason: Why that batch was run when it was, as in `groups.Reason`.
         images: A record of each image, if the request has several; what is known of one of them

@@ -19,7 +19,7 @@ from prometheus_client import (
 
 from app.serve.batcher import BatchReport
 from app.serve.groups import Reason
-from app.serve.record import RequestRecord
+from app.serve.record import STAGES, RequestRecord
 
 UNMATCHED: Final = "unmatched"
 """Route label of requests that matched none: their paths are the client's to invent."""
@@ -59,13 +59,15 @@ class Telemetry:
             buckets=_SECONDS,
             registry=self.registry,
         )
-        self._stage_seconds = Histogram(
+        stage_seconds = Histogram(
             "fcn_stage_seconds",
             "Time a photo spent in each stage; `queue` is the wait for the device.",
             ["stage"],
             buckets=_SECONDS,
             registry=self.registry,
         )
+        # Looking a child up by its label takes longer than counting in it.
+        self._stages = {stage: stage_seconds.labels(stage) for stage in STAGES}
         self._rejects = Counter(
             "fcn_rejects",
             "Requests answered with an error, and images that failed beside others of a request, "
@@ -128,7 +130,7 @@ class Telemetry:
         self._request_seconds.labels(route).observe(seconds)
         for photo in record.images or [record]:
             for stage, stage_s in photo.stages_s.items():
-                self._stage_seconds.labels(stage).observe(stage_s)
+                self._stages[stage].observe(stage_s)
         problems = [image.problem for image in record.images if image.problem is not None]
         # If every image has a problem, the request's own is one of those.
         if record.problem is not None and not (problems and len(problems) == len(record.images)):

@@ -1,12 +1,14 @@
 """Threads for one stage of the work, and how long a newcomer would wait for one of them."""
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Final, TypeVar
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import Any, Final, Generic, TypeVar
 
 ReturnT = TypeVar("ReturnT")
 
@@ -14,8 +16,19 @@ _RECENT: Final = 32
 """Tasks that the expected time of the next looks back on."""
 
 
+@dataclass(slots=True, eq=False)
+class _Task(Generic[ReturnT]):
+    """A function on its way through a thread; without it once it is taken, or given up."""
+
+    function: Callable[[], ReturnT] | None
+    future: "asyncio.Future[ReturnT]"
+
+
 class Workers:
     """A pool of threads that knows how long its tasks take.
+
+    `concurrent.futures` would do, but its second future, linked to the loop's own, costs the loop
+    half of all that it does for a stage. To be used in one event loop.
 
     Args:
         name: Prefix of the threads' names.
@@ -23,11 +36,14 @@ class Workers:
     """
 
     def __init__(self, name: str, threads: int) -> None:
-        self._pool = ThreadPoolExecutor(threads, name)
         self._threads = threads
         self._lock = threading.Lock()
         self._recent: deque[float] = deque(maxlen=_RECENT)
         self._tasks = 0
+        self._open = True
+        self._queue: SimpleQueue[_Task[Any] | None] = SimpleQueue()
+        for index in range(threads):
+            threading.Thread(target=self._work, name=f"{name}_{index}", daemon=True).start()
 
     @property
     def task_s(self) -> float:
@@ -54,35 +70,81 @@ class Workers:
         """Run a function in one of the threads; raises what it raises.
 
         Cancelling the call takes the function out of the queue, unless it runs already.
+
+        Raises:
+            RuntimeError: If the pool is shut down.
         """
+        if not self._open:
+            raise RuntimeError("the threads are shut down")
+        future: asyncio.Future[ReturnT] = asyncio.get_running_loop().create_future()
+        task = _Task(function, future)
         with self._lock:
             self._tasks += 1
+        self._queue.put(task)
         try:
-            future = self._pool.submit(self._timed, function)
-        except BaseException:  # shut down, or the system has no thread left
-            self._finished(None)
-            raise
-        future.add_done_callback(self._finished)
-        try:
-            return await asyncio.wrap_future(future)
+            return await future
         finally:
+            if self._take(task) is not None:
+                self._finished(None)
             # Its error's traceback leads to this frame: they would keep each other, and the
             # request, until a collection.
-            del future
+            del future, task
 
     def shutdown(self) -> None:
-        """Take no more tasks and drop those that wait; what runs is not interrupted."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """Take no more tasks and cancel those that wait; what runs is not interrupted."""
+        self._open = False
+        with contextlib.suppress(Empty):
+            while True:
+                task = self._queue.get_nowait()
+                if task is not None:
+                    task.future.cancel()
+        for _ in range(self._threads):
+            self._queue.put(None)
 
-    def _timed(self, function: Callable[[], ReturnT]) -> ReturnT:
-        began = time.monotonic()
-        try:
-            return function()
-        finally:
-            seconds = time.monotonic() - began
-            with self._lock:
-                self._recent.append(seconds)
+    def _take(self, task: _Task[ReturnT]) -> Callable[[], ReturnT] | None:
+        """Return the task's function, once: to whoever runs it, or gives it up."""
+        with self._lock:
+            function, task.function = task.function, None
+        return function
 
-    def _finished(self, future: "Future[ReturnT] | None") -> None:
+    def _finished(self, seconds: float | None) -> None:
         with self._lock:
             self._tasks -= 1
+            if seconds is not None:
+                self._recent.append(seconds)
+
+    def _work(self) -> None:
+        while (task := self._queue.get()) is not None:
+            function = self._take(task)
+            if function is not None:
+                began = time.monotonic()
+                value, error = _outcome(function)
+                self._finished(time.monotonic() - began)
+                # A closed loop has nobody left who waits.
+                with contextlib.suppress(RuntimeError):
+                    future = task.future
+                    future.get_loop().call_soon_threadsafe(_resolve, future, value, error)
+                # An idle thread must not hold on to a request.
+                del future, value, error
+            del task, function
+
+
+def _outcome(function: Callable[[], ReturnT]) -> tuple[ReturnT | None, BaseException | None]:
+    """Return what a function returns, and what it raises."""
+    try:
+        return function(), None
+    except StopIteration as error:  # which a future refuses to hold
+        return None, RuntimeError(repr(error))
+    except BaseException as error:
+        return None, error
+
+
+def _resolve(
+    future: "asyncio.Future[ReturnT]", value: ReturnT, error: BaseException | None
+) -> None:
+    if future.done():  # nobody waits any more
+        return
+    if error is None:
+        future.set_result(value)
+    else:
+        future.set_exception(error)

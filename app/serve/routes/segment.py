@@ -2,24 +2,44 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
+from fastapi.routing import APIRoute
 from starlette.responses import Response
 
 from app.inference.render import class_ids
 from app.serve.errors import openapi_responses
 from app.serve.intake import taking_photos
-from app.serve.parameters import choose_format
+from app.serve.parameters import choose_format, parse_query
 from app.serve.render import UNNAMED, Wanted
-from app.serve.routes.dependencies import ServiceDependency
+from app.serve.routes.dependencies import ServiceDependency, service_of
 from app.serve.schemas import SegmentQuery
 from app.serve.segment_openapi import HEADERS, MASKS, REQUEST_BODY
+from app.serve.service import Service
 from app.serve.several import combine, segment_each
 from model import ClassInfo
 
-router = APIRouter(tags=["segmentation"])
+
+class _DirectRoute(APIRoute):
+    """Calls the endpoint itself; FastAPI documents it.
+
+    Its own way from a request to the arguments takes a fifth of all that a photo costs the event
+    loop.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        endpoint: Callable[[Request, SegmentQuery, Service], Awaitable[Response]] = self.endpoint
+
+        async def handle(request: Request) -> Response:
+            query = parse_query(request.query_params, SegmentQuery)
+            return await endpoint(request, query, service_of(request))
+
+        return handle
+
+
+router = APIRouter(tags=["segmentation"], route_class=_DirectRoute)
 
 
 @router.post(
