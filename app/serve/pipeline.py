@@ -1,8 +1,8 @@
 """One photo through the stages: decode, queue, transfer, forward, encode.
 
-Decoding and encoding run on threads of their own beside the event loop, the forward on the
-batcher's, so the stages of different requests overlap. What is held between them is bounded by
-the admission. Knows no HTTP.
+Decoding and encoding run on threads of their own beside the event loop (but for what is encoded
+sooner than it is handed over), the forward on the batcher's, so the stages of different requests
+overlap. What is held between them is bounded by the admission. Knows no HTTP.
 """
 
 import functools
@@ -23,7 +23,7 @@ from app.serve.errors import InputTooLargeError
 from app.serve.forecast import Forecast
 from app.serve.loop_lag import LoopLag
 from app.serve.record import RequestRecord
-from app.serve.render import Encode, Rendered, Wanted
+from app.serve.render import Encode, Rendered, Wanted, is_quick, render
 from app.serve.settings import Settings
 from app.serve.telemetry import Telemetry
 from app.serve.uploads import Upload, UploadBudget
@@ -155,7 +155,7 @@ class Pipeline:
             deadline: When the answer is no longer wanted, in seconds of `time.monotonic`.
             record: Gets the photo's size and the seconds of each stage.
             share: Where the answer is counted, if it is a large one; whoever sends it releases it.
-            encode: Makes the answer; runs in a thread.
+            encode: Makes the answer; runs in a thread, unless it is `render` and quick.
 
         Raises:
             ImageError: If the bytes are no image, broken, or too large; see `decode`.
@@ -205,7 +205,10 @@ class Pipeline:
                 request_id=record.id,
                 stages_s=dict(record.stages_s),
             )
-            rendered = await self._encoders.run(encode_answer)
+            if encode is render and is_quick(segmentation, wanted):
+                rendered = encode_answer()
+            else:
+                rendered = await self._encoders.run(encode_answer)
             record.stages_s["encode"] = time.monotonic() - began
             return rendered
 

@@ -9,7 +9,7 @@ import pytest
 from app.inference.engine import Segmentation
 from app.inference.render import MaskFormat
 from app.serve.documents import CocoDocument, FeatureCollection
-from app.serve.render import Wanted, render
+from app.serve.render import Wanted, is_quick, render
 from app.serve.schemas import RleCounts, SegmentationDocument, TimingMs
 from model import Card, named_classes
 
@@ -88,3 +88,11 @@ def test_only_probabilities_are_large():
     assert Wanted(MaskFormat.PROBABILITIES).large_bytes(1000, classes) == 12_000
     assert Wanted(MaskFormat.PROBABILITIES, (0, 2)).large_bytes(1000, classes) == 8_000
     assert Wanted(MaskFormat.OVERLAY, scores=True).large_bytes(1000, classes) == 0
+
+
+def test_small_pngs_alone_are_quick():
+    small, large = (Segmentation(np.zeros(shape, np.uint8), None) for shape in ((512, 512), (513, 512)))
+    for mask_format in MaskFormat:
+        quick = mask_format in (MaskFormat.PNG, MaskFormat.GREY)
+        assert is_quick(small, Wanted(mask_format)) == quick
+        assert not is_quick(large, Wanted(mask_format))

@@ -22,7 +22,7 @@ from serve_doubles import (
 )
 
 from app.inference.decode import OpenedPhoto
-from app.serve import intake
+from app.serve import intake, pipeline
 
 pytestmark = pytest.mark.anyio
 
@@ -294,7 +294,7 @@ async def test_a_fault_in_the_network_fails_its_own_request_only(serving, caplog
     assert "poison" in str(logged[0].exc_info[1])
 
 
-@pytest.mark.parametrize("stage", ["decode", "encode"])
+@pytest.mark.parametrize("stage", ["decode", "encode", "quick encode"])
 async def test_a_fault_in_another_stage_fails_its_own_request_only(
     serving, caplog, monkeypatch, stage
 ):
@@ -318,6 +318,8 @@ async def test_a_fault_in_another_stage_fails_its_own_request_only(
             return render(*args, request_id=request_id, **options)
 
         monkeypatch.setattr(intake, "render", fail_to_render)
+        if stage == "quick encode":  # which knows the function
+            monkeypatch.setattr(pipeline, "render", fail_to_render)
     photos = [victim, *(make_photo(6, 8, seed=seed) for seed in range(2, 6))]
     async with serving() as served:
         failed, *good = await asyncio.gather(

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import weakref
 
 import pytest
 from serve_doubles import PATIENCE_S, StoppedTime
@@ -80,3 +81,29 @@ async def test_after_the_shutdown_nothing_is_taken_and_nothing_is_counted(worker
         with pytest.raises(RuntimeError):
             await workers.run(lambda: None)
     assert workers.wait_s == 0
+
+
+async def test_an_error_that_no_future_holds_comes_as_another(workers):
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        await workers.run(lambda: next(iter(())))
+
+
+async def test_what_was_given_up_in_the_queue_is_let_go_of_and_never_run(workers):
+    gate = threading.Event()
+    busy = [asyncio.create_task(workers.run(lambda: gate.wait(PATIENCE_S))) for _ in range(2)]
+    await asyncio.sleep(0)
+    photo = type("Photo", (), {"__call__": lambda self: ran.append(self)})()
+    ran = []
+    waiting = asyncio.create_task(workers.run(photo))
+    await asyncio.sleep(0)
+    held = weakref.ref(photo)
+    del photo
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    assert waiting.cancelled()
+    del waiting  # its error leads to the call, and that to the function
+    assert held() is None
+    gate.set()
+    assert all(await asyncio.gather(*busy))
+    assert await workers.run(lambda: 1) == 1
+    assert ran == []
