@@ -2,7 +2,7 @@
 
 import time
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
@@ -16,6 +16,14 @@ BAR_WIDTH: Final = 10
 
 WAITING_SHOWN: Final = 0.1
 """Share of the time spent waiting for data from which on it is worth a word."""
+
+
+class _Moment(NamedTuple):
+    """How far a run had come: steps, work done, and when."""
+
+    step: int
+    work: float
+    time: float
 
 
 class Progress:
@@ -38,8 +46,9 @@ class Progress:
         )
         self._task = self._bar.add_task("training", total=0, status="", visible=False)
         self._began = self._last_line = time.monotonic()
-        self._first: tuple[int, float] | None = None
-        self._latest = (0, 0)
+        self._first: _Moment | None = None
+        self._latest = _Moment(0, 0.0, 0.0)
+        self._work_left = 0.0
         self._val = ""
 
     def __enter__(self) -> "Progress":
@@ -71,6 +80,7 @@ class Progress:
         images_per_second: float,
         waiting: float = 0.0,
         learning_rate: float | None = None,
+        work: tuple[float, float] | None = None,
     ) -> None:
         """Report one optimiser step.
 
@@ -81,11 +91,15 @@ class Progress:
             images_per_second: Photos trained on.
             waiting: Share of the time spent waiting for data, 0 to 1.
             learning_rate: Of this step.
+            work: What is done and what there is in all, where steps do not all cost the same;
+                from it the time left is told.
         """
         now = time.monotonic()
+        done, whole = work or (step, steps)
+        self._latest = _Moment(step, done, now)
+        self._work_left = whole - done
         if self._first is None:
-            self._first = (step, now)
-        self._latest = (step, steps)
+            self._first = self._latest
         parts = [self._time_left(), f"loss {loss:.3f}", self._val]
         parts.append(f"{images_per_second:.1f} images/s")
         if waiting > WAITING_SHOWN:
@@ -129,7 +143,7 @@ class Progress:
         """Say which steps were made, and how long it has taken with all that stands around them."""
         if self._first is None:
             return "no step"
-        first, (last, _) = self._first[0], self._latest
+        first, last = self._first.step, self._latest.step
         steps = f"{last} steps" if first == 1 else f"steps {first} to {last}"
         return f"{steps} in {show_duration(time.monotonic() - self._began)}"
 
@@ -138,12 +152,11 @@ class Progress:
 
         The first step is no measure: it warms up kernels and workers.
         """
-        step, steps = self._latest
-        if self._first is None or step == self._first[0] or step >= steps:
+        if self._first is None or self._latest.step == self._first.step or self._work_left <= 0:
             return ""
-        first_step, first_time = self._first
-        pace = (time.monotonic() - first_time) / (step - first_step)
-        return f"{show_duration(pace * (steps - step))} left"
+        seconds = time.monotonic() - self._first.time
+        pace = seconds / (self._latest.work - self._first.work)
+        return f"{show_duration(pace * self._work_left)} left"
 
 
 def show_duration(seconds: float) -> str:

@@ -107,7 +107,8 @@ class Trainer:
         self.steps = min(limit for limit in limits if limit)
         self.epochs = -(-self.steps // self.steps_per_epoch)
         pasting = Pasting(recipe.pasting, rare_classes) if recipe.pasting else None
-        self.samples = AugmentedSamples(train, Schedule(recipe, self.epochs), seed, pasting)
+        self.schedule = Schedule(recipe, self.epochs)
+        self.samples = AugmentedSamples(train, self.schedule, seed, pasting)
         self.step = 0
         self.loss_sum = 0.0
         self.history: list[dict[str, Any]] = []
@@ -182,6 +183,7 @@ class Trainer:
                 images_per_second=(position + 1 - first) * self.photos_per_step / elapsed,
                 waiting=waited / elapsed,
                 learning_rate=self.learning_rate,
+                work=(self._work(self.step), self._work(self.steps)),
             )
             if self.processes.count == 1:
                 stop_now = stop.is_set()  # nobody else has to have heard it before the step
@@ -189,6 +191,9 @@ class Trainer:
                 self._save_state()
             if stop_now:
                 raise InterruptedRunError
+
+    def _work(self, steps: int) -> float:
+        return self.schedule.work(steps / self.steps_per_epoch)
 
     def _shares(self, keys: list[Key]) -> list[list[Key]]:
         """Return the batches of a step, of each the part that is this process's."""

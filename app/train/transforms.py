@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import torch
@@ -38,6 +39,11 @@ def training_transform(recipe: Recipe, *, shrink: int = 1) -> v2.Transform:
     return v2.Compose(steps)
 
 
+_HALVES_A_WHOLE: Final = 3
+"""Epochs at half size that cost as much as one at whole size: 0.46 s and 1.38 s a step, with VGG16
+at CamVid's crop on two CPU cores. (A quarter of the pixels, but the weights are as many.)"""
+
+
 class Schedule:
     """The recipe's augmentation, epoch by epoch.
 
@@ -54,6 +60,11 @@ class Schedule:
     def __call__(self, epoch: int) -> v2.Transform:
         """Return what the photos of an epoch, from 0, go through."""
         return self._half if epoch < self._half_size_epochs else self._whole
+
+    def work(self, epochs: float) -> float:
+        """Return what so many epochs, from the first, cost: in epochs of whole size."""
+        halves = min(epochs, self._half_size_epochs)
+        return epochs - halves + halves / _HALVES_A_WHOLE
 
 
 @dataclass(frozen=True)

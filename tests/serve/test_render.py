@@ -91,7 +91,9 @@ def test_only_probabilities_are_large():
 
 
 def test_small_pngs_alone_are_quick():
-    small, large = (Segmentation(np.zeros(shape, np.uint8), None) for shape in ((512, 512), (513, 512)))
+    small, large = (
+        Segmentation(np.zeros(shape, np.uint8), None) for shape in ((512, 512), (513, 512))
+    )
     for mask_format in MaskFormat:
         quick = mask_format in (MaskFormat.PNG, MaskFormat.GREY)
         assert is_quick(small, Wanted(mask_format)) == quick

@@ -63,6 +63,16 @@ def test_an_epochs_line_tells_val_best_and_the_time_left(clock: Clock) -> None:
     )
 
 
+def test_the_time_left_is_that_of_the_work_where_steps_differ(clock: Clock) -> None:
+    where, output = console(terminal=False)
+    progress = Progress(where)
+    for step in range(1, 12):  # 1 s each, a third of what the later ones will take
+        progress.step(step, 20, loss=0.25, images_per_second=1.6, work=(step / 3, 14.0))
+        clock.now += 1
+    progress.epoch(line(1), 4, best=0.6)
+    assert output.getvalue().strip().endswith(", 34 s left")
+
+
 def test_validations_count_in_the_time_left(clock: Clock) -> None:
     where, output = console(terminal=False)
     progress = Progress(where)

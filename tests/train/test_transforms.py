@@ -100,6 +100,11 @@ def test_the_first_epochs_may_show_photos_and_crops_of_half_the_size() -> None:
     assert len(bands) >= 7
 
 
+def test_epochs_at_half_size_are_a_third_of_the_work() -> None:
+    schedule = Schedule(replace(PLAIN, half_size=0.6), 10)
+    assert [schedule.work(epochs) for epochs in (0, 3, 6, 7.5, 10)] == [0, 1, 2, 3.5, 6]
+
+
 def test_whole_photos_can_be_halved_as_well() -> None:
     schedule = Schedule(replace(PLAIN, crop=None, half_size=1.0), 1)
     assert AugmentedSamples(Gradient(), schedule, 0)[0, 0].label.shape == (30, 40)
