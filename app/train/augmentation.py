@@ -51,7 +51,22 @@ class RandomScale(v2.Transform):  # type: ignore[misc]  # torchvision ships no t
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Resize a photo bilinearly (antialiased), labels to the nearest."""
+        if isinstance(inpt, tv_tensors.Mask):
+            return tv_tensors.wrap(
+                _resize_labels(inpt.as_subclass(Tensor), params["size"]), like=inpt
+            )
         return functional.resize(inpt, params["size"], antialias=True)
+
+
+def _resize_labels(labels: Tensor, size: list[int]) -> Tensor:
+    """Resize labels, HxW, to the label nearest to each new pixel's centre.
+
+    torchvision's own resize of masks takes the one at its corner ("nearest" in torch), by default
+    and in older versions always: labels then lie half a pixel beside what they are labels of.
+    """
+    exact = v2.InterpolationMode.NEAREST_EXACT
+    resized: Tensor = functional.resize(labels[None], size, interpolation=exact)
+    return resized[0]
 
 
 class BalancedCrop(v2.Transform):  # type: ignore[misc]  # torchvision ships no types

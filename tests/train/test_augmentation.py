@@ -28,6 +28,15 @@ def test_scale_covers_its_range_and_keeps_labels_whole_numbers() -> None:
     assert 90 < np.median(heights) < 110  # uniform in the logarithm: half above, half below 1
 
 
+@pytest.mark.parametrize("factor", [0.275, 0.4, 0.8, 1.15])
+def test_scaled_labels_lie_where_the_photo_shows_them(factor: float) -> None:
+    ramp = torch.arange(200, dtype=torch.uint8).expand(200, -1)
+    for label in (ramp, ramp.T):
+        scaled, labels = RandomScale(factor, factor)(*pair(label))
+        beside = (scaled[0].float() - labels.float()) * factor
+        assert beside.mean().abs() < 0.05  # of a new pixel; half of one if corners are taken
+
+
 def test_a_balanced_crop_finds_what_uniform_ones_miss() -> None:
     torch.manual_seed(0)
     label = torch.zeros(90, 120, dtype=torch.uint8)
