@@ -1,4 +1,9 @@
-"""The bound on answers that are larger than their photos: from the photo's header until sent."""
+"""The bound on answers: from when they are made until they are sent.
+
+Those that are larger than their photos (probabilities) count from the photo's header on, and are
+not made if there is no room. What the others will take is known only afterwards: they are always
+sent, and requests that come while there is no room are refused.
+"""
 
 import threading
 from collections.abc import Callable
@@ -17,11 +22,11 @@ class AnswerTooLargeError(Exception):
 
 
 class AnswersFullError(OverloadedError):
-    """Too many bytes of large answers are held."""
+    """Too many bytes of answers are held."""
 
 
 class AnswerBudget:
-    """One bound for the bytes of all large answers that are being made or sent.
+    """One bound for the bytes of all answers that are being made or sent.
 
     Args:
         max_bytes: The bound.
@@ -36,6 +41,19 @@ class AnswerBudget:
         self._retry_after = retry_after
         self.lock = threading.Lock()
         self.held = 0
+
+    def check_room(self) -> None:
+        """Refuse a request before any work is done on it.
+
+        Raises:
+            AnswersFullError: If there is no room at all.
+        """
+        if self.held >= self._max_bytes:
+            raise AnswersFullError(
+                f"{self.held / 1e6:.0f} MB of answers are being made or sent, the most that this "
+                "server holds; it takes new requests when some have been read.",
+                self._retry_after(),
+            )
 
     def check(self, more: int) -> None:
         """Refuse an answer that there is no room for.
@@ -52,8 +70,8 @@ class AnswerBudget:
             )
         if self.held + more > self._max_bytes:
             raise AnswersFullError(
-                f"{self.held / 1e6:.0f} MB of probabilities are being made or sent, and the "
-                f"{more / 1e6:.0f} MB of this photo would pass the bound of "
+                f"{self.held / 1e6:.0f} MB of answers are being made or sent, and the "
+                f"{more / 1e6:.0f} MB of this photo's probabilities would pass the bound of "
                 f"{self._max_bytes / 1e6:.0f} MB.",
                 self._retry_after(),
             )
@@ -84,6 +102,13 @@ class AnswerShare:
             self._budget.check(more)
             self._budget.held += more
             self._held += more
+
+    def keep(self, made: int) -> None:
+        """Count bytes of an answer that is made, whether or not there is room."""
+        with self._budget.lock:
+            if not self._released:
+                self._budget.held += made
+                self._held += made
 
     def release(self) -> None:
         """Give the share back, for good."""

@@ -136,6 +136,7 @@ class BatchRunner(Generic[KeyT, PayloadT, ResultT]):
             Exception: One of the fatal errors. Every item has its verdict then, too.
         """
         pending = [[Verdict(item, closed_early()) for item in batch]]
+        del batch
         try:
             while pending:
                 part = pending[-1]
@@ -153,6 +154,9 @@ class BatchRunner(Generic[KeyT, PayloadT, ResultT]):
         finally:
             # After a fatal error, or something that is no Exception.
             self._deliver([verdict for part in pending for verdict in part])
+            # An error's traceback leads to this frame: they would keep each other, the photos and
+            # the engine until a collection.
+            failure, part, pending = None, [], []
 
     def _still_wanted(
         self, part: list[Verdict[PayloadT, ResultT]]
@@ -183,22 +187,48 @@ class BatchRunner(Generic[KeyT, PayloadT, ResultT]):
         except Exception as error:
             # A future refuses to hold StopIteration.
             failure = RuntimeError(repr(error)) if isinstance(error, StopIteration) else error
-            # The frames hold what the failed run allocated, and the retries need the room.
-            traceback.clear_frames(error.__traceback__)
+            _let_go(error)
         ran_s = self._clock() - began
         if failure is None:
-            for verdict, value in zip(verdicts, results, strict=True):
-                queued_s = began - verdict.item.arrived
-                verdict.outcome = Outcome(value, queued_s, ran_s, len(verdicts), reason)
+            _succeed(verdicts, results, began, ran_s, reason)
         else:
-            for verdict in verdicts:
-                verdict.error = failure
+            _fail(verdicts, failure)
         pixels = sum(verdict.item.pixels for verdict in verdicts)
         failed = failure is not None
         self._observe(BatchReport(key, len(verdicts), pixels, ran_s, failed, reason))
-        if isinstance(failure, self._fatal):
-            raise failure
-        return failure
+        try:
+            if isinstance(failure, self._fatal):
+                raise failure
+            return failure
+        finally:
+            del failure, verdicts  # as in `run`
+
+
+def _succeed(
+    verdicts: Sequence[Verdict[PayloadT, ResultT]],
+    results: Sequence[ResultT],
+    began: float,
+    ran_s: float,
+    reason: Reason,
+) -> None:
+    for verdict, value in zip(verdicts, results, strict=True):
+        queued_s = began - verdict.item.arrived
+        verdict.outcome = Outcome(value, queued_s, ran_s, len(verdicts), reason)
+
+
+def _fail(verdicts: Sequence[Verdict[PayloadT, ResultT]], error: Exception) -> None:
+    for verdict in verdicts:
+        verdict.error = error
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Clear the frames of an error and its causes.
+
+    They hold what the failed run allocated, and the retries need the room.
+    """
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def closed_early() -> BatcherClosedError:

@@ -181,6 +181,8 @@ class GroupQueue(Generic[KeyT, ItemT]):
             self._take(key, group, ticket)
             batch.append(item)
             pixels += item.pixels
+        if not batch:  # the last who waited have gone since the look at the heads
+            return Popped(expired=expired)
         if not self._fits(group, len(batch), pixels + batch[-1].pixels):
             reason = Reason.FULL  # nothing is left behind, but nothing like it could have joined
         self._ask_again(key, group)

@@ -121,7 +121,7 @@ class Intake:
             record: Of this image, where the request has several; see `RequestRecord.add_image`.
         """
         self.record.mask_format = wanted.format
-        return await self._pipeline.segment(
+        rendered = await self._pipeline.segment(
             upload,
             wanted,
             self.engine,
@@ -130,6 +130,9 @@ class Intake:
             share=self._share,
             encode=encode or render,
         )
+        if not wanted.large_bytes(1, self.engine.card.classes):  # counted from the header on
+            self._share.keep(len(rendered.body))
+        return rendered
 
     def response(self, rendered: Rendered) -> Response:
         """Return the response with an answer; it holds the answer's share until it is sent."""

@@ -11,6 +11,9 @@ from app.inference.render import MaskFormat
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
+_MOST_PARAMETERS = 32
+"""Query parameters that are looked at: each that is wrong gets a sentence in the answer."""
+
 _OFFERED = {"image/png": MaskFormat.PNG, "application/json": MaskFormat.RLE}
 """What `Accept` can choose, in order of preference among equals."""
 
@@ -30,7 +33,12 @@ def parse_query(parameters: Mapping[str, str], model: type[ModelT]) -> ModelT:
 
     Raises:
         RequestValidationError: If one is not known or has an impossible value; as FastAPI's own.
+        InvalidParameterError: If there are far more than can be known.
     """
+    if len(parameters) > _MOST_PARAMETERS:
+        raise InvalidParameterError(
+            f"The query has {len(parameters):,} parameters; GET /docs lists those that are known."
+        )
     try:
         return model.model_validate(dict(parameters))
     except ValidationError as error:

@@ -130,9 +130,11 @@ class Pipeline:
 
         Raises:
             QueueFullError: If there is no room for another request.
+            AnswersFullError: If there is none for its answer.
             QueueTooLongError: If it would have to wait too long.
         """
         self.admission.check()
+        self.answers.check_room()
         self._forecast.check(deadline)
 
     async def segment(
@@ -207,6 +209,8 @@ class Pipeline:
             )
             if encode is render and is_quick(segmentation, wanted):
                 rendered = encode_answer()
+                # Or it would be learnt only from slow answers how long one takes.
+                self._encoders.learn(time.monotonic() - began)
             else:
                 rendered = await self._encoders.run(encode_answer)
             record.stages_s["encode"] = time.monotonic() - began

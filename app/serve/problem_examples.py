@@ -31,8 +31,8 @@ EXAMPLES: Final = {
     "12.5 seconds, and it must be answered within 20.0.",
     "uploads-full": "The server is receiving too many uploads at once: 268.1 MB of at most 268.4 "
     "MB are held.",
-    "answers-full": "1009 MB of probabilities are being made or sent, and the 74 MB of this photo "
-    "would pass the bound of 1074 MB.",
+    "answers-full": "1009 MB of answers are being made or sent, and the 74 MB of this photo's "
+    "probabilities would pass the bound of 1074 MB.",
     "head-too-large": "The request line and its headers take at most 65,536 bytes.",
     "internal-error": "The server failed on this request and logged why under its request id; "
     "other requests are not affected.",

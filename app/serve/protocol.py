@@ -29,6 +29,14 @@ without a whole head, with the rest of a body that has been answered, or with an
 read. Looked at that often, so it may take twice as long. A request in progress has its own
 deadline."""
 
+LEAST_READ_BYTES: Final = 262_144
+"""What a client must read of an answer in that time, if there is as much: 26 kB/s. The answer is
+held until then."""
+
+MOST_PIPELINED: Final = 32
+"""Requests that may wait on a connection for the one before them. All that one read of the socket
+brings is parsed, and could be thousands."""
+
 
 class GuardedProtocol(HttpToolsProtocol):
     """One connection; uvicorn makes it (`uvicorn.Config(http=GuardedProtocol)`)."""
@@ -82,6 +90,8 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Start the request, unless `_declined` will."""
         if not self.parser.should_upgrade():
+            if len(self.pipeline) >= MOST_PIPELINED:
+                raise ValueError("too many requests at once")  # the parser ends, and so does this
             self._in_head = False
             self._advance()
             super().on_headers_complete()
@@ -102,6 +112,11 @@ class GuardedProtocol(HttpToolsProtocol):
         """Begin to wait for the client again."""
         self._progress += 1
         super().on_response_complete()
+
+    def resume_writing(self) -> None:
+        """Note that the client has read what there was; the next piece of its answer follows."""
+        self._progress += 1
+        super().resume_writing()
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what cannot be parsed, as a problem document."""
@@ -146,7 +161,8 @@ class GuardedProtocol(HttpToolsProtocol):
         unsent = self.transport.get_write_buffer_size()
         progress, unsent_before = self._seen
         if unsent:
-            stalled = 0 < unsent_before <= unsent
+            read_enough = unsent_before - unsent >= LEAST_READ_BYTES
+            stalled = unsent_before > 0 and progress == self._progress and not read_enough
         else:
             at_work = self._running is not None and not self._running.response_complete
             stalled = not at_work and progress == self._progress

@@ -97,6 +97,10 @@ class DrainingServer(uvicorn.Server):
             asyncio.get_running_loop().call_later(left_s, self._give_up)
             self.config.timeout_graceful_shutdown = math.ceil(left_s) + _LAST_ANSWERS_S
         await super().shutdown(sockets)
+        # Those that are idle were closed at the start; whoever is left has not read its answer.
+        if self._signalled_at is not None and (cut := len(self.server_state.connections)):
+            logger.error("%d answers were not read within FCN_DRAIN_S", cut)
+            self.exit_code = 1
 
     def _give_up(self) -> None:
         if lost := self._service.give_up():

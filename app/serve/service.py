@@ -297,7 +297,7 @@ class Service:
         )
         telemetry.show(
             "fcn_answer_bytes",
-            "Bytes of probabilities that are being made or sent.",
+            "Bytes of answers that are being made or sent.",
             lambda: pipeline.answers.held,
         )
         if device.type == "cuda":

@@ -125,9 +125,9 @@ class Settings(BaseSettings):
     answer_bytes: int = Field(
         1_073_741_824,
         ge=1,
-        description="Bytes of all answers in `format=probabilities` that are being made or sent, "
-        "each 4 bytes for a pixel and class; beyond it 429, and 413 for a photo that alone would "
-        "pass it.",
+        description="Bytes of all answers that are being made or sent; beyond it 429. Those in "
+        "`format=probabilities` count before they are made, with 4 bytes for a pixel and class: "
+        "413 for a photo that alone would pass it.",
         json_schema_extra={"unit": "bytes"},
     )
     batch_images: int = Field(

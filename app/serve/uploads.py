@@ -155,10 +155,11 @@ def announced_length(header: str | None, *, limit: int) -> int:
     Raises:
         TooManyBytesError: If the declared length is above the limit.
     """
-    length = int(header) if header is not None and header.isdecimal() else 0
-    if length > limit:
+    digits = header.lstrip("0") if header is not None and header.isdecimal() else ""
+    # Python refuses to read numbers of thousands of digits; a header can have them.
+    if len(digits) > len(str(limit)) or int(digits or 0) > limit:
         raise TooManyBytesError(limit)
-    return length
+    return int(digits or 0)
 
 
 class Received(NamedTuple):

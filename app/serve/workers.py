@@ -90,6 +90,11 @@ class Workers:
             # request, until a collection.
             del future, task
 
+    def learn(self, seconds: float) -> None:
+        """Let a task count that was done elsewhere: it is one of those that `task_s` speaks of."""
+        with self._lock:
+            self._recent.append(seconds)
+
     def shutdown(self) -> None:
         """Take no more tasks and cancel those that wait; what runs is not interrupted."""
         self._open = False

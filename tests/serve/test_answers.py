@@ -40,6 +40,22 @@ def test_shares_count_together_until_released():
     assert bound.held == 0
 
 
+def test_what_is_made_counts_and_keeps_others_out_until_it_is_sent():
+    bound = budget()
+    share = AnswerShare(bound)
+    share.keep(99)
+    bound.check_room()
+    share.keep(50)
+    assert bound.held == 149
+    with pytest.raises(AnswersFullError) as caught:
+        bound.check_room()
+    assert caught.value.retry_after_s == 7
+    share.release()
+    share.keep(10)  # too late: its request is over
+    assert bound.held == 0
+    bound.check_room()
+
+
 def test_what_never_fits_is_another_error():
     with pytest.raises(AnswerTooLargeError, match="fewer `classes`"):
         AnswerShare(budget()).take(101)

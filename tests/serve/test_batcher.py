@@ -5,6 +5,7 @@ import gc
 import sys
 import threading
 import weakref
+from collections import deque
 from contextlib import asynccontextmanager
 
 import pytest
@@ -310,6 +311,39 @@ async def test_an_idle_thread_holds_nothing_that_expired():
             while gone() is not None:
                 gc.collect()  # the error's own frames
                 await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("items", [1, 3])
+async def test_a_failed_batch_is_let_go_of_without_a_collection(items):
+    class Payload:
+        poisoned = False
+
+    def run(payloads):
+        if any(payload.poisoned for payload in payloads):
+            try:
+                raise MemoryError
+            except MemoryError as error:
+                raise ValueError from error
+        return payloads
+
+    gc.disable()
+    try:
+        device = Device()
+        device.results = run
+        device.runs = deque(maxlen=0)
+        async with batching(device) as batcher:
+            payloads = [Payload() for _ in range(items)]
+            payloads[0].poisoned = True
+            held = [weakref.ref(payload) for payload in payloads]
+            tasks = [submit(batcher, payload) for payload in payloads]
+            await asyncio.wait(tasks)
+            assert isinstance(tasks[0].exception(), ValueError)
+            del payloads, tasks
+            async with asyncio.timeout(PATIENCE_S):
+                while any(reference() is not None for reference in held):
+                    await asyncio.sleep(0.001)
+    finally:
+        gc.enable()
 
 
 async def test_a_cancelled_item_leaves_the_queue_at_once():

@@ -42,6 +42,25 @@ def test_an_empty_queue_has_nothing_due():
     assert groups.due_in(0.0) is None
 
 
+def test_the_last_item_may_leave_while_it_is_looked_at():
+    class Leaving(Item):
+        @property
+        def gone(self):
+            self.looks += 1
+            return self.looks > 1
+
+        @gone.setter
+        def gone(self, value):
+            self.looks = 0
+
+    groups = queue()
+    push(groups, Leaving())
+    assert groups.pop(0.0).batch == []
+    assert len(groups) == groups.pixels == groups.batches == 0
+    (item,) = push(groups, Item())
+    assert groups.pop(0.0).batch == [item]
+
+
 def test_a_lone_item_is_due_at_once():
     groups = queue()
     (item,) = push(groups, Item())

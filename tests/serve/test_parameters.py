@@ -4,8 +4,10 @@ from app.serve.parameters import (
     InvalidParameterError,
     NotAcceptableError,
     choose_format,
+    parse_query,
     timeout_s,
 )
+from app.serve.schemas import SegmentQuery
 
 
 @pytest.mark.parametrize(
@@ -53,3 +55,8 @@ def test_a_client_can_only_shorten_the_timeout(header, seconds):
 def test_a_nonsense_timeout_is_refused(header):
     with pytest.raises(InvalidParameterError, match="X-Request-Timeout"):
         timeout_s(header, limit_s=60)
+
+
+def test_a_query_of_thousands_of_parameters_gets_one_sentence():
+    with pytest.raises(InvalidParameterError, match=r"has 16,000 parameters"):
+        parse_query({f"p{n}": "" for n in range(16_000)}, SegmentQuery)

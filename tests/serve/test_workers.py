@@ -74,6 +74,14 @@ async def test_one_stall_is_left_out_and_failures_count(workers, clock):
     assert workers.task_s == 3
 
 
+async def test_tasks_that_were_done_elsewhere_are_learnt_from(workers, clock):
+    await take(workers, clock, 8.0)
+    for _ in range(100):
+        workers.learn(0.5)
+    assert workers.task_s == 0.5
+    assert workers.wait_s == 0
+
+
 async def test_after_the_shutdown_nothing_is_taken_and_nothing_is_counted(workers, clock):
     await take(workers, clock, 1.0)
     workers.shutdown()
