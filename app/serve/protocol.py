@@ -33,9 +33,9 @@ LEAST_READ_BYTES: Final = 262_144
 """What a client must read of an answer in that time, if there is as much: 26 kB/s. The answer is
 held until then."""
 
-MOST_PIPELINED: Final = 32
+MOST_PIPELINED: Final = 256
 """Requests that may wait on a connection for the one before them. All that one read of the socket
-brings is parsed, and could be thousands."""
+brings is parsed, and could be ten thousand."""
 
 
 class GuardedProtocol(HttpToolsProtocol):

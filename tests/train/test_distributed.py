@@ -56,8 +56,11 @@ def test_two_processes_train_as_one_with_the_whole_batch(data: Path, tmp_path: P
     assert len(losses["one"]) == STEPS
     assert losses["one"][-1] < 0.8 * losses["one"][0]
     assert np.allclose(losses["two"], losses["one"], rtol=1e-4, atol=0)
-    # Validation is shared out as well: three photos for two processes.
-    assert lines["two"][-1]["val"] == lines["one"][-1]["val"]
+    # Validation is shared out as well: three photos for two processes. A pixel or two may differ
+    # with the weights' last digits; a photo that is missing or counts twice would be thousands.
+    for figure in ("pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu"):
+        one, two = (lines[name][-1]["val"][figure] for name in ("one", "two"))
+        assert two == pytest.approx(one, abs=1e-3), figure
     nets = [load_checkpoint(tmp_path / name / "best.safetensors")[0] for name in lines]
     for name, tensor in nets[0].state_dict().items():
         difference = (tensor - nets[1].state_dict()[name]).abs().max()
