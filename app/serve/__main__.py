@@ -162,8 +162,8 @@ def serve(settings: Settings, listener: socket.socket, **app_options: Any) -> in
         server.fail(2 if expected else 1)
 
     app = create_app(settings, on_failure=on_failure, **app_options)
-    # All that was imported stays: looking through it for garbage again and again, with every
-    # thread waiting, would take a tenth of the service's time. Engines come and go; none is here.
+    # All that was imported stays: to look through it for garbage again and again, with every
+    # thread waiting, would cost throughput. Engines come and go; none is here yet.
     gc.collect()
     gc.freeze()
     config = uvicorn.Config(app, http=GuardedProtocol, ws="none", log_config=None, access_log=False)

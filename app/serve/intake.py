@@ -130,7 +130,7 @@ class Intake:
             share=self._share,
             encode=encode or render,
         )
-        if not wanted.large_bytes(1, self.engine.card.classes):  # counted from the header on
+        if not wanted.is_large:  # those count from the photo's header on
             self._share.keep(len(rendered.body))
         return rendered
 

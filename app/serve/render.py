@@ -67,6 +67,11 @@ class Wanted:
         """Whether the answer shows the photo itself."""
         return self.format is MaskFormat.OVERLAY
 
+    @property
+    def is_large(self) -> bool:
+        """Whether the answer is larger than its photo, by `large_bytes`."""
+        return self.format is MaskFormat.PROBABILITIES
+
     def extras(self, classes: Sequence[ClassInfo]) -> Extras:
         """Return what the network must compute besides the label map, for a model's classes."""
         return needed_extras(self.format, classes, self.class_ids, scores=self.scores)

@@ -155,11 +155,13 @@ def announced_length(header: str | None, *, limit: int) -> int:
     Raises:
         TooManyBytesError: If the declared length is above the limit.
     """
-    digits = header.lstrip("0") if header is not None and header.isdecimal() else ""
+    if header is None or not header.isdecimal():
+        return 0
+    digits = header.lstrip("0") or "0"
     # Python refuses to read numbers of thousands of digits; a header can have them.
-    if len(digits) > len(str(limit)) or int(digits or 0) > limit:
+    if len(digits) > len(str(limit)) or int(digits) > limit:
         raise TooManyBytesError(limit)
-    return int(digits or 0)
+    return int(digits)
 
 
 class Received(NamedTuple):

@@ -85,7 +85,7 @@ class Workers:
             return await future
         finally:
             if self._take(task) is not None:
-                self._finished(None)
+                self._leave()
             # Its error's traceback leads to this frame: they would keep each other, and the
             # request, until a collection.
             del future, task
@@ -112,11 +112,9 @@ class Workers:
             function, task.function = task.function, None
         return function
 
-    def _finished(self, seconds: float | None) -> None:
+    def _leave(self) -> None:
         with self._lock:
             self._tasks -= 1
-            if seconds is not None:
-                self._recent.append(seconds)
 
     def _work(self) -> None:
         while (task := self._queue.get()) is not None:
@@ -124,7 +122,8 @@ class Workers:
             if function is not None:
                 began = time.monotonic()
                 value, error = _outcome(function)
-                self._finished(time.monotonic() - began)
+                self.learn(time.monotonic() - began)
+                self._leave()
                 # A closed loop has nobody left who waits.
                 with contextlib.suppress(RuntimeError):
                     future = task.future
