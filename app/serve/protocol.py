@@ -29,9 +29,12 @@ without a whole head, with the rest of a body that has been answered, or with an
 read. Looked at that often, so it may take twice as long. A request in progress has its own
 deadline."""
 
-LEAST_READ_BYTES: Final = 262_144
-"""What a client must read of an answer in that time, if there is as much: 26 kB/s. The answer is
-held until then."""
+LEAST_READ_RATE: Final = 26_214
+"""Bytes a second that a client must read of its answer, which is held until then."""
+
+MOST_CREDIT_S: Final = 120.0
+"""How long a client may read nothing after it has read more than it had to, in seconds. `curl
+--limit-rate` and others that pace themselves fill their buffers, 10 MB and more, and then rest."""
 
 MOST_PIPELINED: Final = 256
 """Requests that may wait on a connection for the one before them. All that one read of the socket
@@ -46,7 +49,10 @@ class GuardedProtocol(HttpToolsProtocol):
         self._in_head = True
         self._head_bytes = 0
         self._progress = 0  # heads, bodies and answers completed
-        self._seen = (0, 0)
+        self._progress_seen = 0
+        self._reading = False  # an answer, when last looked at
+        self._unsent = 0  # of answers, when last counted
+        self._credit_s = 0.0  # by how much the client is ahead of `LEAST_READ_RATE`
         self._timer: asyncio.TimerHandle | None = None
         # uvicorn's own `cycle` is the request that arrived last: others may be before it.
         self._running: RequestResponseCycle | None = None
@@ -113,9 +119,14 @@ class GuardedProtocol(HttpToolsProtocol):
         self._progress += 1
         super().on_response_complete()
 
+    def pause_writing(self) -> None:
+        """Note how much there is to read: a piece of an answer has just been added."""
+        self._unsent = self.transport.get_write_buffer_size()
+        super().pause_writing()
+
     def resume_writing(self) -> None:
-        """Note that the client has read what there was; the next piece of its answer follows."""
-        self._progress += 1
+        """Note how much of it has been read; the next piece follows."""
+        self._count_read()
         super().resume_writing()
 
     def send_400_response(self, msg: str) -> None:
@@ -158,20 +169,29 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _look(self) -> None:
         """Abort the connection if its client has not done its part since the last look."""
-        unsent = self.transport.get_write_buffer_size()
-        progress, unsent_before = self._seen
-        if unsent:
-            read_enough = unsent_before - unsent >= LEAST_READ_BYTES
-            stalled = unsent_before > 0 and progress == self._progress and not read_enough
+        was_reading = self._reading
+        self._reading = self._count_read() > 0
+        if self._reading:
+            if was_reading:
+                self._credit_s -= STALL_S
+            stalled = self._credit_s < 0
         else:
             at_work = self._running is not None and not self._running.response_complete
-            stalled = not at_work and progress == self._progress
+            stalled = not at_work and self._progress == self._progress_seen
         if stalled:
             self._disconnect()
             self.transport.abort()  # closing would wait until the answer is read
             return
-        self._seen = (self._progress, unsent)
+        self._progress_seen = self._progress
         self._timer = self.loop.call_later(STALL_S, self._look)
+
+    def _count_read(self) -> int:
+        """Credit the client with what it has read of its answers; return what is left of them."""
+        unsent: int = self.transport.get_write_buffer_size()
+        read = max(0, self._unsent - unsent)
+        self._credit_s = min(self._credit_s + read / LEAST_READ_RATE, MOST_CREDIT_S)
+        self._unsent = unsent
+        return unsent
 
     def _refuse(self, problem: Problem, detail: str) -> None:
         """Answer, unless another answer is on its way, and close the connection."""

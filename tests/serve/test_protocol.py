@@ -6,11 +6,19 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from app.serve.protocol import LEAST_READ_BYTES, MOST_PIPELINED, GuardedProtocol
+from app.serve.protocol import (
+    LEAST_READ_RATE,
+    MOST_CREDIT_S,
+    MOST_PIPELINED,
+    STALL_S,
+    GuardedProtocol,
+)
 
 pytestmark = pytest.mark.anyio
 
 GET = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n"
+PIECE = 2**20
+LEAST = round(LEAST_READ_RATE * STALL_S)  # what has to be read from one look to the next
 
 
 @pytest.fixture
@@ -67,6 +75,16 @@ class Connection:
         self.protocol = GuardedProtocol(config=config, server_state=self.state, app_state={})
         self.protocol.connection_made(self.transport)
 
+    def write(self, unsent):
+        """Add to what the client has to read, as uvicorn does: beyond its bound it waits."""
+        self.transport.unsent = unsent
+        self.protocol.pause_writing()
+
+    def read(self, unsent):
+        """Let the client read until so much is left: uvicorn goes on writing."""
+        self.transport.unsent = unsent
+        self.protocol.resume_writing()
+
     def look(self, unsent):
         """Let the time pass until the next look; returns whether it ended the connection."""
         self.transport.unsent = unsent
@@ -92,21 +110,50 @@ async def test_an_answer_that_is_read_piece_by_piece_goes_on(connection):
     # After each piece that has been read the next fills the buffer anew, as it happens more than
     # before.
     for unsent in (100_000, 400_000, 400_000, 900_000):
+        connection.write(PIECE)
         assert not connection.look(unsent)
-        connection.protocol.pause_writing()
-        connection.protocol.resume_writing()
+        connection.read(0)
 
 
 async def test_one_large_piece_that_is_read_steadily_goes_on(connection):
     for turn in range(4):
-        assert not connection.look(2**20 - turn * LEAST_READ_BYTES)
-    assert connection.look(2**20 - 4 * LEAST_READ_BYTES + 1)
+        assert not connection.look(PIECE - turn * LEAST)
+    assert connection.look(PIECE - 4 * LEAST + 1)
 
 
-@pytest.mark.parametrize("read", [0, 1, LEAST_READ_BYTES - 1])
+async def test_an_answer_has_its_time_from_the_first_look_at_it(connection):
+    assert not connection.look(0)
+    connection.write(PIECE)
+    assert not connection.look(PIECE)  # which may come a moment after the answer
+    assert connection.look(PIECE)
+
+
+@pytest.mark.parametrize("read", [0, 1, LEAST - 1])
 async def test_an_answer_that_is_hardly_read_is_given_up(connection, read):
-    assert not connection.look(2**20)
-    assert connection.look(2**20 - read)
+    assert not connection.look(PIECE)
+    assert connection.look(PIECE - read)
+
+
+async def test_who_reads_ahead_may_rest_as_long_as_a_steady_reader_takes(connection):
+    for _ in range(2):
+        connection.write(PIECE)
+        connection.read(0)
+    connection.write(PIECE)
+    assert not connection.look(PIECE)
+    rests = 2 * PIECE // LEAST
+    assert not any(connection.look(PIECE) for _ in range(rests))
+    assert connection.look(PIECE)
+
+
+async def test_no_rest_is_longer_than_two_minutes(connection):
+    for _ in range(1000):
+        connection.write(PIECE)
+        connection.read(0)
+    connection.write(PIECE)
+    assert not connection.look(PIECE)
+    rests = int(MOST_CREDIT_S / STALL_S)
+    assert not any(connection.look(PIECE) for _ in range(rests))
+    assert connection.look(PIECE)
 
 
 async def test_requests_that_wait_behind_another_are_few(connection):
