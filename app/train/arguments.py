@@ -218,6 +218,12 @@ _RECIPE_OPTIONS: Final[dict[str, dict[str, Any]]] = {
         "metavar": "F",
         "help": "share of the epochs, from the first, on photos and crops of half the size",
     },
+    "late_scale": {
+        "type": number(0.1, 10),
+        "nargs": 2,
+        "metavar": ("LOW", "HIGH"),
+        "help": "random scale after the epochs at half size, if it changes then",
+    },
     "optimizer": {"choices": ("adamw", "sgd"), "help": "how weights follow gradients"},
     "momentum": {"type": number(0, 0.9999), "metavar": "F", "help": "of sgd"},
     "learning_rate": {"type": number(0), "metavar": "X", "help": "peak of the rate"},
@@ -300,7 +306,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         saved = saved_options(RunFolder(options.out))
         arguments.set_defaults(**saved)
         options = arguments.parse_args(argv)
-        options.scale = tuple(options.scale)
+        _ranges_to_tuples(options)
         for key in saved.keys() - RESUMABLE:
             if getattr(options, key) not in (saved[key], "auto"):
                 flag = "--" + key.replace("_", "-")
@@ -309,9 +315,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
                     "arguments it began with"
                 )
         options.precision = saved["precision"]
-    low, high = options.scale = tuple(options.scale)
-    if low > high:
-        raise UsageError(f"--scale {low} {high}: the lower factor comes first")
+    _ranges_to_tuples(options)
+    for flag, (low, high) in (
+        ("--scale", options.scale),
+        ("--late-scale", options.late_scale or (1, 1)),
+    ):
+        if low > high:
+            raise UsageError(f"{flag} {low} {high}: the lower factor comes first")
     if not (options.epochs or options.max_steps):
         raise UsageError("--epochs 0 needs --max-steps: the run would never end")
     if options.crop is None and options.batch_size > 1:
@@ -320,6 +330,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         raise UsageError("--precision fp16 is for serving; training takes fp32 or bf16")
     options.command = shlex.join(["python", "-m", "app.train", *argv])
     return options
+
+
+def _ranges_to_tuples(options: argparse.Namespace) -> None:
+    """Make tuples of the ranges, which argparse gives as lists and recipes as tuples."""
+    for name in ("scale", "late_scale"):
+        values = getattr(options, name)
+        setattr(options, name, values and tuple(values))
 
 
 def saved_options(folder: RunFolder) -> dict[str, Any]:
@@ -332,8 +349,8 @@ def saved_options(folder: RunFolder) -> dict[str, Any]:
         options = dict(folder.read_config()["options"])
         for key in ("data", "init_from"):
             options[key] = None if options[key] is None else Path(options[key])
-        options["scale"] = tuple(options["scale"])
-        options["crop"] = options["crop"] and tuple(options["crop"])
+        for key in ("scale", "late_scale", "crop"):
+            options[key] = options[key] and tuple(options[key])
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{folder.config}: damaged: {error!r}") from None
     return options

@@ -1,7 +1,7 @@
 """Augmentation: what a photo and its labels go through before a training step sees them."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -54,7 +54,8 @@ class Schedule:
 
     def __init__(self, recipe: Recipe, epochs: int) -> None:
         self._half_size_epochs = round(recipe.half_size * epochs)
-        self._whole = training_transform(recipe)
+        late_scale = recipe.late_scale if self._half_size_epochs else None
+        self._whole = training_transform(replace(recipe, scale=late_scale or recipe.scale))
         self._half = training_transform(recipe, shrink=2)
 
     def __call__(self, epoch: int) -> v2.Transform:

@@ -185,6 +185,7 @@ def test_resume_with_other_arguments_is_refused(
         (["--dataset", "camvid"], "needs --data"),
         (["--dataset", "camvid", "--data", "nowhere"], "nowhere: no such folder"),
         (["--dataset", "shapes", "--scale", "2", "1"], "--scale 2.0 1.0"),
+        (["--dataset", "shapes", "--late-scale", "2", "1"], "--late-scale 2.0 1.0"),
         (["--dataset", "shapes", "--device", "tpu"], "unknown device 'tpu'"),
         (["--dataset", "shapes", "--device", "cuda:99"], "cuda:99"),
         (["--dataset", "shapes", "--precision", "fp16"], "fp16"),

@@ -100,6 +100,17 @@ def test_the_first_epochs_may_show_photos_and_crops_of_half_the_size() -> None:
     assert len(bands) >= 7
 
 
+def test_the_epochs_after_those_may_have_a_scale_of_their_own() -> None:
+    recipe = replace(PLAIN, crop=(40, 60), half_size=0.5, late_scale=(2, 2))
+    samples = AugmentedSamples(Gradient(), Schedule(recipe, 4), 0)
+    # Bands are 8 columns wide: 4 at half size, 16 at scale 2.
+    bands = [len(samples[epoch, 0].label.unique()) for epoch in range(4)]
+    assert min(bands[:2]) >= 7
+    assert max(bands[2:]) <= 5
+    only = AugmentedSamples(Gradient(), Schedule(replace(recipe, half_size=0.0), 4), 0)
+    assert len(only[0, 0].label.unique()) >= 7
+
+
 def test_epochs_at_half_size_are_a_third_of_the_work() -> None:
     schedule = Schedule(replace(PLAIN, half_size=0.6), 10)
     assert [schedule.work(epochs) for epochs in (0, 3, 6, 7.5, 10)] == [0, 1, 2, 3.5, 6]
