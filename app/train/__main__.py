@@ -69,11 +69,8 @@ def _train(options: argparse.Namespace, compute: Compute, processes: Processes) 
     folder = RunFolder(options.out, dtype=DTYPES[options.save_precision])
     environment = describe_environment(compute.device)  # now: the checkout may move on meanwhile
     events = Events(folder.path / "tensorboard") if options.tensorboard else None
-    if not processes.is_main:
-        processes.wait()  # until the main one has fetched what is missing
-    splits = _open_splits(options)  # before the bar: fetching shows its own progress
-    if processes.is_main:
-        processes.wait()
+    with processes.main_first():
+        splits = _open_splits(options)  # before the bar: fetching shows its own progress
     with Progress(console, events if processes.is_main else None) as progress:
         progress.say(compute.reason)
         try:
@@ -81,13 +78,17 @@ def _train(options: argparse.Namespace, compute: Compute, processes: Processes) 
             trainer.run(progress)
         except InterruptedRunError:
             progress.say(
-                f"stopped after step {trainer.step} of {trainer.steps}; "
+                f"stopped after step {trainer.saved_step} of {trainer.steps}; "
                 f"go on with --out {options.out} --resume"
             )
             return 130
         except FloatingPointError as error:
+            if processes.is_main:
+                folder.forget_start()
             raise UsageError(str(error)) from None
         except torch.OutOfMemoryError as error:
+            if processes.is_main:
+                folder.forget_start()
             reason = str(error).splitlines()[0]
             raise UsageError(f"lower --batch-size or --crop: {reason}") from None
     if not processes.is_main:
@@ -168,10 +169,12 @@ def _prepare(
     if state is not None:
         net = FCN(card.architecture, len(classes), dropout=recipe.dropout)
     else:
-        net, notes = build_network(_start(options), classes, dropout=recipe.dropout)
+        with processes.main_first():
+            net, notes = build_network(_start(options), classes, dropout=recipe.dropout)
         for note in notes:
             progress.say(note)
         card = _card(options, net, splits, recipe)
+        _check_batches(net, recipe, processes)
         if not options.resume and processes.is_main:
             folder.create(
                 {
@@ -181,7 +184,6 @@ def _prepare(
                     "command": options.command,
                 }
             )
-    _check_batch_norm(net, recipe)
     workers = options.workers
     if workers is None:
         share = (os.cpu_count() or 1) // processes.count
@@ -215,8 +217,13 @@ def _in_memory(dataset: LabelledImages, gigabytes: float) -> LabelledImages:
     return InMemory(dataset) if fits_in_memory(dataset, gigabytes * 1e9) else dataset
 
 
-def _check_batch_norm(net: FCN, recipe: Recipe) -> None:
-    """Refuse steps in which a batch norm would see a single cell, which has no variance."""
+def _check_batches(net: FCN, recipe: Recipe, processes: Processes) -> None:
+    """Refuse batches with nothing for some process, or with no variance for a batch norm."""
+    if recipe.batch_size < processes.count:
+        raise UsageError(
+            f"--batch-size {recipe.batch_size} is shared by {processes.count} processes: "
+            "give each at least one photo"
+        )
     norms = any(isinstance(module, nn.BatchNorm2d) for module in net.modules())
     if not norms or recipe.batch_size > 1 or not recipe.crop:
         return
@@ -248,7 +255,10 @@ def _card(
         classes=splits["train"].classes,
         training={
             "dataset": options.dataset,
-            "splits": {"train": options.train_split, "val": options.val_split},
+            "splits": {
+                "train": options.train_split,
+                "val": options.train_split if options.leave_out else options.val_split,
+            },
             "photos": {split: len(dataset) for split, dataset in splits.items()},
             "val_fraction": options.val_fraction,
             **({"left_out": options.leave_out} if options.leave_out else {}),

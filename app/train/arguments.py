@@ -291,16 +291,19 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     first.add_argument("--recipe", default="default")
     first.add_argument("--variant")
     first.add_argument("--init-from")
+    first.add_argument("--scale", nargs=2)
     first.add_argument("--resume", action="store_true")
     chosen = first.parse_known_args(argv)[0]
     # A resumed run brings its own values, and wrong words are for the whole parser to refuse.
     known = chosen.variant in (None, *VARIANTS) and chosen.recipe == "paper"
     name = "paper" if known and not chosen.resume else "default"
-    arguments = make_parser(
-        choose_recipe(
-            name, chosen.dataset, chosen.variant, fine_tuning=chosen.init_from is not None
-        )
+    recipe = choose_recipe(
+        name, chosen.dataset, chosen.variant, fine_tuning=chosen.init_from is not None
     )
+    if chosen.scale:
+        # The recipe's was chosen beside the recipe's own scale.
+        recipe = dataclasses.replace(recipe, late_scale=None)
+    arguments = make_parser(recipe)
     options = arguments.parse_args(argv)
     if options.resume:
         saved = saved_options(RunFolder(options.out))
@@ -326,6 +329,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         raise UsageError("--epochs 0 needs --max-steps: the run would never end")
     if options.crop is None and options.batch_size > 1:
         raise UsageError("--crop whole needs --batch-size 1: whole photos may differ in size")
+    if options.crop is None and options.pasting:
+        raise UsageError("--crop whole needs --pasting 0: pasted photos must have one size")
     if options.precision == "fp16":
         raise UsageError("--precision fp16 is for serving; training takes fp32 or bf16")
     options.command = shlex.join(["python", "-m", "app.train", *argv])
@@ -347,6 +352,12 @@ def saved_options(folder: RunFolder) -> dict[str, Any]:
     """
     try:
         options = dict(folder.read_config()["options"])
+        missing = {field.name for field in dataclasses.fields(Recipe)} - options.keys()
+        if missing:
+            raise UsageError(
+                f"{folder.config}: another version began this run: it knew no "
+                f"{', '.join(sorted(missing))}"
+            )
         for key in ("data", "init_from"):
             options[key] = None if options[key] is None else Path(options[key])
         for key in ("scale", "late_scale", "crop"):

@@ -3,7 +3,8 @@
 Each process works on its share of every batch. What they must agree on, they sum: gradients (by
 torch's DistributedDataParallel), the statistics of batch norm, the count of labelled pixels that
 divides the loss, the confusion matrix of validation, and whether to stop. The result is that of one
-process with the whole batch, but for rounding.
+process with the whole batch, but for rounding, dropout, and Dice, a ratio that each process has of
+its share.
 """
 
 import gc
@@ -53,6 +54,15 @@ class Processes:
         """Wait until all processes are here."""
         if self.count > 1:
             distributed.barrier()
+
+    @contextmanager
+    def main_first(self) -> Iterator[None]:
+        """Let the main process go first: it fetches what the others find."""
+        if not self.is_main:
+            self.wait()
+        yield
+        if self.is_main:
+            self.wait()
 
 
 ALONE: Final = Processes()

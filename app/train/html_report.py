@@ -244,6 +244,8 @@ def _groups(card: Card, provenance: Provenance) -> dict[str, dict[str, str]]:
     for part, split in training["splits"].items():
         data[part] = f"{training['photos'][part]} photos of the split {split}"
     data["val fraction"] = training["val_fraction"]
+    if "left_out" in training:
+        data["left out for val"] = f"{training['left_out']}..."
     network = dataclasses.asdict(card.architecture)
     run = {"seed": training["seed"], "precision": training["precision"], **provenance.environment}
     return {

@@ -1,6 +1,7 @@
 """Where a run starts: random weights, an ImageNet classifier, or another checkpoint."""
 
 from dataclasses import dataclass, fields, replace
+from http.client import HTTPException
 from pathlib import Path
 from typing import Final
 
@@ -75,7 +76,7 @@ def build_network(
         raise UsageError(f"--pretrained: torchvision has no weights for {name}, only for {known}")
     try:
         classifier = backbone.weights()
-    except OSError as error:
+    except (OSError, RuntimeError, HTTPException) as error:  # also a file cut short: a wrong hash
         raise UsageError(f"--pretrained: torchvision cannot fetch the weights: {error}") from error
     new = [*load_classifier(net.trunk, classifier), "score layers"]
     # The normalisation belongs to the weights: it is what they were trained with.

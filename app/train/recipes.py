@@ -15,7 +15,7 @@ class Recipe:
         max_steps: Optimiser steps after which training ends even so; 0 for no such limit.
         batch_size: Photos a forward, over all processes.
         accumulate: Batches a step: their gradients are added up. As one larger batch, but for
-            batch norm, which sees each by itself.
+            batch norm and Dice, which see each by itself.
         crop: (height, width) in pixels that a step sees of each photo; None for whole photos.
         scale: Range of the random scale before the crop.
         color_jitter: Strength of random brightness, contrast and saturation.

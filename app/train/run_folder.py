@@ -44,6 +44,11 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.config, config)
 
+    def forget_start(self) -> None:
+        """Undo `create`, unless a state was saved since: the next start has other arguments."""
+        if not self.last.exists():
+            self.config.unlink(missing_ok=True)
+
     def clear_leftovers(self) -> None:
         """Remove files that a killed process was still writing."""
         for path in self.path.glob(".*"):

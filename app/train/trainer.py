@@ -34,6 +34,7 @@ from app.train.stopping import (
     stop_requested,
 )
 from app.train.transforms import AugmentedSamples, Pasting, Schedule, epoch_batches
+from app.train.unreached_taps import zero_unreached_taps
 from model import FCN, Card
 
 SAVE_EVERY_S: Final = 600.0
@@ -90,6 +91,8 @@ class Trainer:
         self.net = net.to(compute.device).to(memory_format=torch.channels_last)
         self.class_weights = class_weights.to(compute.device)
         self.averaged = averaged_weights(self.net, recipe.ema) if recipe.ema else None
+        if compute.device.type == "cpu" and compute.precision == "bf16":
+            zero_unreached_taps(self.net)
         if processes.count > 1:
             share_statistics(self.net, compute.device)
         if compile:
@@ -110,8 +113,10 @@ class Trainer:
         self.schedule = Schedule(recipe, self.epochs)
         self.samples = AugmentedSamples(train, self.schedule, seed, pasting)
         self.step = 0
+        self.saved_step = 0
         self.loss_sum = 0.0
         self.history: list[dict[str, Any]] = []
+        self._mid_step = False
         self._saved_at = time.monotonic()
 
     @property
@@ -132,6 +137,8 @@ class Trainer:
         done = len(self.history)
         if done >= self.epochs or not self.recipe.patience:
             return done >= self.epochs
+        if not done or "val" not in self.history[-1]:
+            return False  # what came after the last validation may be better
         best_epoch = max(self._scores(), key=lambda pair: pair[1], default=(done, 0.0))[0]
         return done - best_epoch >= self.recipe.patience
 
@@ -153,8 +160,8 @@ class Trainer:
                 # waits for, and the processes that share the run.
                 if not stop.is_set():
                     raise
-                if self.processes.count == 1:
-                    self.folder.save_state(self.state())
+                if self.processes.count == 1 and not self._mid_step:
+                    self._save_state()
                 raise InterruptedRunError from error
 
     def _train_epoch(self, epoch: int, progress: Progress, stop: threading.Event) -> None:
@@ -170,11 +177,13 @@ class Trainer:
             asked = time.monotonic()
             batches = [next(loader) for _ in range(self.recipe.accumulate)]
             waited += time.monotonic() - asked
+            self._mid_step = True
             loss, stop_now, save_now = self._train_step(batches, stop)
             if not math.isfinite(loss):
                 self._refuse(loss, steps[position])
             self.loss_sum += loss
             self.step += 1
+            self._mid_step = False
             elapsed = time.monotonic() - started
             progress.step(
                 self.step,
@@ -226,11 +235,11 @@ class Trainer:
                     labels.to(self.compute.device, torch.long, non_blocking=True),
                 )
         except UsageError as error:
-            # From a worker it comes as text, with a traceback above the message.
-            message = str(error).strip().splitlines()[-1]
-            raise UsageError(
-                message.removeprefix(f"{UsageError.__module__}.UsageError: ")
-            ) from None
+            if not self.workers:
+                raise
+            # From a worker it comes as text: a traceback, whose last line is `Class: message`.
+            last_line = str(error).strip().splitlines()[-1]
+            raise UsageError(last_line.partition(": ")[2]) from None
 
     def _train_step(
         self, batches: Sequence[tuple[Tensor, Tensor]], stop: threading.Event
@@ -364,6 +373,7 @@ class Trainer:
         state = self.state()
         if self.processes.is_main:
             self.folder.save_state(state)
+        self.saved_step = self.step
         self._saved_at = time.monotonic()
 
     def state(self) -> dict[str, Any]:
@@ -392,7 +402,7 @@ class Trainer:
         random = state["random"]
         if len(random) != self.processes.count:
             raise ValueError(f"the run has {len(random)} processes, not {self.processes.count}")
-        self.step = state["step"]
+        self.step = self.saved_step = state["step"]
         self.loss_sum = state["loss_sum"]
         self.history = state["history"]
         self.net.load_state_dict(state["net"])

@@ -19,8 +19,9 @@ from torchvision.models import googlenet, vgg16_bn
 
 from app.errors import UsageError
 from app.train import shapes
-from app.train.__main__ import main, train
+from app.train.__main__ import _check_batches, main, train
 from app.train.arguments import parse
+from app.train.distributed import Processes
 from app.train.initialise import Start, build_network
 from app.train.recipes import RECIPES
 from app.train.trainer import Trainer
@@ -360,6 +361,8 @@ def test_a_drive_is_left_out_and_validated_on(tmp_path: Path) -> None:
     _, card = load_checkpoint(out / "best.safetensors")
     assert card.training["photos"] == {"train": 3, "val": 1}
     assert card.training["left_out"] == "drive_"
+    assert card.training["splits"] == {"train": "train", "val": "train"}
+    assert "drive_..." in (out / "report.html").read_text()
     with pytest.raises(UsageError, match="none of the 4 training photos"):
         train([*words, "--leave-out", "x", "--out", str(tmp_path / "other")])
     assert not (tmp_path / "other").exists()
@@ -371,6 +374,61 @@ def test_a_single_cell_for_batch_norm_is_refused(
     words = [*QUICK, "--batch-size", "1", "--out", str(tmp_path / "run")]
     assert command(monkeypatch, *words) == 2
     assert "--batch-size 1 with --crop 32x32" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_fails_in_its_first_step_can_be_started_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*QUICK, "--max-steps", "1", "--out", str(tmp_path / "run")]
+    step = Trainer._train_step
+
+    def step_out_of_memory(*arguments: object) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(Trainer, "_train_step", step_out_of_memory)
+    assert command(monkeypatch, *words) == 2
+    assert "lower --batch-size" in capsys.readouterr().err
+    monkeypatch.setattr(Trainer, "_train_step", step)
+    assert command(monkeypatch, *words) == 0
+
+
+def test_more_processes_than_photos_a_batch_are_refused() -> None:
+    net = FCN(Architecture(backbone="alexnet", head_width=8), 2)
+    recipe = dataclasses.replace(RECIPES["folder"], batch_size=1)
+    with pytest.raises(UsageError, match="--batch-size 1 is shared by 2 processes"):
+        _check_batches(net, recipe, Processes(rank=0, count=2))
+
+
+def test_a_scale_of_ones_own_is_that_of_all_epochs(tmp_path: Path) -> None:
+    words = ["--dataset", "camvid", "--data", "somewhere"]
+    assert parse(words).late_scale == RECIPES["camvid"].late_scale
+    assert parse([*words, "--scale", "0.5", "2"]).late_scale is None
+    both = parse([*words, "--scale", "0.5", "2", "--late-scale", "1", "2"])
+    assert both.late_scale == (1, 2)
+
+
+def test_a_run_of_another_version_is_no_damage(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(run, tmp_path / "copy")
+    config = json.loads((copy / "config.json").read_text())
+    del config["options"]["late_scale"]
+    (copy / "config.json").write_text(json.dumps(config))
+    assert command(monkeypatch, "--out", str(copy), "--resume") == 2
+    assert "another version began this run: it knew no late_scale" in capsys.readouterr().err
+
+
+def test_imagenet_weights_that_came_damaged_are_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def damaged() -> nn.Module:
+        raise RuntimeError('invalid hash value (expected "6c64", got "e3b0")')
+
+    backbone = dataclasses.replace(BACKBONES["vgg16_bn"], weights=damaged)
+    monkeypatch.setitem(BACKBONES, "vgg16_bn", backbone)
+    with pytest.raises(UsageError, match=r"--pretrained: .*invalid hash value"):
+        build_network(Start(pretrained=True), named_classes(["a", "b"]), dropout=0)
 
 
 @pytest.mark.parametrize("order", [1, -1])
@@ -411,6 +469,10 @@ def test_the_papers_recipe_trains_on_whole_photos_and_resumes(tmp_path: Path) ->
     [
         (["--epochs", "0"], "--epochs 0 needs --max-steps"),
         (["--crop", "whole"], "--crop whole needs --batch-size 1"),
+        (
+            ["--dataset", "camvid", "--crop", "whole", "--batch-size", "1"],
+            "--crop whole needs --pasting 0",
+        ),
     ],
 )
 def test_recipes_that_cannot_run_are_refused(words: list[str], message: str) -> None:
@@ -431,6 +493,7 @@ def test_a_photo_that_breaks_in_a_worker_is_one_line_and_the_process_ends(tmp_pa
     broken.write_bytes(broken.read_bytes()[:6000])  # the header is whole, the pixels are not
     words = ["--dataset", "folder", "--data", str(data), "--out", str(tmp_path / "run")]
     words += ["--workers", "2", "--head-width", "8", "--crop", "32x32", "--batch-size", "2"]
+    words += ["--cache", "0"]  # or the main process reads it, before the workers do
     command = [sys.executable, "-m", "app.train", *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 2, done.stderr

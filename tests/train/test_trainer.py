@@ -11,6 +11,7 @@ from rich.console import Console
 
 from app.errors import UsageError
 from app.inference.device import choose_compute
+from app.train.data_problems import UnreadablePhotoError
 from app.train.loss import dice_loss, summed_loss
 from app.train.metrics import ConfusionMatrix
 from app.train.optimization import learning_rate_factor
@@ -33,7 +34,7 @@ class FewDrawings(Drawings):
 class BrokenDrawings(FewDrawings):
     def photo(self, index):
         if index == 3:
-            raise UsageError("three.png: broken")
+            raise UnreadablePhotoError("three.png: broken")
         return super().photo(index)
 
 
@@ -57,7 +58,13 @@ EVERYTHING = dataclasses.replace(
 
 
 def make_trainer(
-    path: Path, recipe: Recipe = RECIPE, *, backbone: str = "vgg16_bn", dropout: float = 0.5
+    path: Path,
+    recipe: Recipe = RECIPE,
+    *,
+    backbone: str = "vgg16_bn",
+    dropout: float = 0.5,
+    precision: str = "fp32",
+    workers: int = 0,
 ) -> Trainer:
     torch.manual_seed(0)
     norm = backbone == "vgg16_bn"
@@ -68,11 +75,11 @@ def make_trainer(
         FewDrawings("train"),
         FewDrawings("val", size=(40, 48)),
         class_weights=torch.ones(4),
-        compute=choose_compute("cpu", "fp32"),
+        compute=choose_compute("cpu", precision),
         folder=RunFolder(path, dtype=torch.float32),
         card=Card("tiny", architecture, Drawings.classes),
         seed=0,
-        workers=0,
+        workers=workers,
         rare_classes=(1, 2),
     )
 
@@ -124,6 +131,38 @@ def test_an_interrupted_run_goes_on_exactly(
     assert (tmp_path / "parts" / "metrics.jsonl").read_text() == (
         tmp_path / "whole" / "metrics.jsonl"
     ).read_text()
+
+
+def test_a_step_that_was_cut_in_half_is_not_saved(
+    tmp_path: Path, progress: Progress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When a signal ends the workers too, torch raises wherever the main thread is."""
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "parts").mkdir()
+    whole = make_trainer(tmp_path / "whole")
+    whole.run(progress)
+
+    first = make_trainer(tmp_path / "parts")
+    update = first.averaged.update_parameters
+
+    def update_and_die(net: FCN) -> None:
+        update(net)
+        if first.step == 4:  # the fifth step: the first epoch's end was saved
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise RuntimeError("DataLoader worker is killed by signal: Terminated")
+
+    monkeypatch.setattr(first.averaged, "update_parameters", update_and_die)
+    with pytest.raises(InterruptedRunError):
+        first.run(progress)
+    assert first.saved_step == 3
+    second = make_trainer(tmp_path / "parts")
+    state = second.folder.load_state()
+    assert state is not None
+    assert state["step"] == 3
+    second.load_state(state)
+    second.run(progress)
+    for name, tensor in whole.net.state_dict().items():
+        assert torch.equal(tensor, second.net.state_dict()[name]), name
 
 
 def test_best_is_the_average_that_was_validated(tmp_path: Path, progress: Progress) -> None:
@@ -242,10 +281,14 @@ def test_sgd_steps_as_caffe_does(tmp_path: Path) -> None:
 
 def test_a_step_without_labels_changes_nothing_but_decays(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path)
+    before = {name: tensor.detach().clone() for name, tensor in trainer.net.named_parameters()}
     batch = (torch.zeros(2, 3, 32, 32), torch.full((2, 32, 32), VOID))
     loss, *_ = trainer._train_step([batch], threading.Event())
     assert loss == 0
-    assert all(torch.isfinite(parameter).all() for parameter in trainer.net.parameters())
+    kept = 1 - trainer.learning_rate * RECIPE.weight_decay
+    for name, tensor in trainer.net.named_parameters():
+        factor = 1.0 if tensor.dim() == 1 else kept
+        assert torch.allclose(tensor, factor * before[name], rtol=1e-6, atol=0), name
 
 
 def test_accumulated_batches_are_one_large_one(tmp_path: Path) -> None:
@@ -337,3 +380,28 @@ def test_another_number_of_processes_is_refused(tmp_path: Path) -> None:
     state["random"] *= 2
     with pytest.raises(ValueError, match="2 processes, not 1"):
         trainer.load_state(state)
+
+
+def test_patience_waits_for_a_validation(tmp_path: Path, progress: Progress) -> None:
+    recipe = dataclasses.replace(RECIPE, epochs=50, val_every=3, patience=1, learning_rate=0.0)
+    trainer = make_trainer(tmp_path, recipe)
+    trainer.run(progress)
+    scores = [line["val"]["mean_iu"] for line in trainer.history if "val" in line]
+    assert len(scores) == scores.index(max(scores)) + 2
+    assert len(trainer.history) == 3 * len(scores)
+
+
+def test_a_run_in_bf16_with_workers_goes_on_exactly(tmp_path: Path, progress: Progress) -> None:
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "parts").mkdir()
+    whole = make_trainer(tmp_path / "whole", precision="bf16", workers=2)
+    whole.run(progress)
+    first = make_trainer(tmp_path / "parts", precision="bf16", workers=2)
+    with pytest.raises(InterruptedRunError):
+        first.run(StopAfter(2))
+    second = make_trainer(tmp_path / "parts", precision="bf16", workers=2)
+    second.load_state(second.folder.load_state())
+    second.run(progress)
+    assert second.history == whole.history
+    for name, tensor in whole.net.state_dict().items():
+        assert torch.equal(tensor, second.net.state_dict()[name]), name
