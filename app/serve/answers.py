@@ -110,6 +110,13 @@ class AnswerShare:
                 self._budget.held += made
                 self._held += made
 
+    def cover(self, made: int) -> None:
+        """Count a whole answer, of which parts may be counted already."""
+        with self._budget.lock:
+            if not self._released and made > self._held:
+                self._budget.held += made - self._held
+                self._held = made
+
     def release(self) -> None:
         """Give the share back, for good."""
         with self._budget.lock:
@@ -145,11 +152,11 @@ class SharedResponse(Response):
                     "headers": self.raw_headers,
                 }
             )
-            body = memoryview(self.body)
-            for start in range(0, len(body) or 1, _PIECE_BYTES):
+            size = len(self.body)
+            for start in range(0, size or 1, _PIECE_BYTES):
                 end = start + _PIECE_BYTES
-                more = end < len(body)
-                piece = body[start:end]
-                await send({"type": "http.response.body", "body": piece, "more_body": more})
+                # A copy: a view would keep the whole body as long as the server has its last piece.
+                piece = self.body[start:end]
+                await send({"type": "http.response.body", "body": piece, "more_body": end < size})
         finally:
             self._share.release()

@@ -136,6 +136,7 @@ class Intake:
 
     def response(self, rendered: Rendered) -> Response:
         """Return the response with an answer; it holds the answer's share until it is sent."""
+        self._share.cover(len(rendered.body))
         return SharedResponse(rendered.body, rendered.media_type, self._share)
 
 

@@ -29,16 +29,39 @@ without a whole head, with the rest of a body that has been answered, or with an
 read. Looked at that often, so it may take twice as long. A request in progress has its own
 deadline."""
 
-LEAST_READ_RATE: Final = 26_214
-"""Bytes a second that a client must read of its answer, which is held until then."""
+LEAST_RATE: Final = 26_214
+"""Bytes a second that a client must read of its answer, which is held until then, and send of a
+body that was answered before it had come."""
 
 MOST_CREDIT_S: Final = 120.0
-"""How long a client may read nothing after it has read more than it had to, in seconds. `curl
---limit-rate` and others that pace themselves fill their buffers, 10 MB and more, and then rest."""
+"""How long a client may read nothing after it has read more than it had to, in seconds: `curl
+--limit-rate` and others that pace themselves fill their buffers, 10 MB and more, and then rest. And
+how long it may go on sending what is thrown away."""
 
 MOST_PIPELINED: Final = 256
 """Requests that may wait on a connection for the one before them. All that one read of the socket
 brings is parsed, and could be ten thousand."""
+
+
+class _Counted:
+    """What a connection needs of its transport, and how much was written to it.
+
+    Neither the transport's buffer nor its calls to pause and resume say that: the kernel takes
+    megabytes at once.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self.written = 0
+        self._write = transport.write
+        self.close = transport.close
+        self.abort = transport.abort
+        self.is_closing = transport.is_closing
+        self.get_write_buffer_size = transport.get_write_buffer_size
+
+    def write(self, data: bytes) -> None:
+        """Write, and count."""
+        self.written += len(data)
+        self._write(data)
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -50,9 +73,12 @@ class GuardedProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._progress = 0  # heads, bodies and answers completed
         self._progress_seen = 0
-        self._reading = False  # an answer, when last looked at
-        self._unsent = 0  # of answers, when last counted
-        self._credit_s = 0.0  # by how much the client is ahead of `LEAST_READ_RATE`
+        self._answered = 0  # requests
+        self._reading: int | None = None  # how many those were at the last look, if bytes waited
+        self._taken = 0  # bytes of answers that had left by then
+        self._credit_s = 0.0  # by how much the client is ahead of `LEAST_RATE`
+        self._body_bytes = 0  # received since then
+        self._discarded_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
         # uvicorn's own `cycle` is the request that arrived last: others may be before it.
         self._running: RequestResponseCycle | None = None
@@ -60,6 +86,8 @@ class GuardedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to watch the client."""
         super().connection_made(transport)
+        self._counted = _Counted(transport)
+        self.transport = self._counted  # type: ignore[assignment]
         self._timer = self.loop.call_later(STALL_S, self._look)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -105,6 +133,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """Take a piece of the body."""
         self._head_bytes = 0
+        self._body_bytes += len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -116,18 +145,9 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Begin to wait for the client again."""
+        self._answered += 1
         self._progress += 1
         super().on_response_complete()
-
-    def pause_writing(self) -> None:
-        """Note how much there is to read: a piece of an answer has just been added."""
-        self._unsent = self.transport.get_write_buffer_size()
-        super().pause_writing()
-
-    def resume_writing(self) -> None:
-        """Note how much of it has been read; the next piece follows."""
-        self._count_read()
-        super().resume_writing()
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what cannot be parsed, as a problem document."""
@@ -169,29 +189,36 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _look(self) -> None:
         """Abort the connection if its client has not done its part since the last look."""
-        was_reading = self._reading
-        self._reading = self._count_read() > 0
-        if self._reading:
-            if was_reading:
+        unsent = self.transport.get_write_buffer_size()
+        taken = self._counted.written - unsent
+        ahead_s = (taken - self._taken) / LEAST_RATE
+        self._credit_s = min(self._credit_s + ahead_s, MOST_CREDIT_S)
+        if unsent:
+            if self._reading == self._answered:  # the same answer as at the last look
                 self._credit_s -= STALL_S
             stalled = self._credit_s < 0
         else:
             at_work = self._running is not None and not self._running.response_complete
-            stalled = not at_work and self._progress == self._progress_seen
+            unchanged = self._progress == self._progress_seen
+            stalled = not at_work and unchanged and not self._is_discarding()
         if stalled:
             self._disconnect()
             self.transport.abort()  # closing would wait until the answer is read
             return
+        self._taken = taken
+        self._reading = self._answered if unsent else None
         self._progress_seen = self._progress
+        self._body_bytes = 0
         self._timer = self.loop.call_later(STALL_S, self._look)
 
-    def _count_read(self) -> int:
-        """Credit the client with what it has read of its answers; return what is left of them."""
-        unsent: int = self.transport.get_write_buffer_size()
-        read = max(0, self._unsent - unsent)
-        self._credit_s = min(self._credit_s + read / LEAST_READ_RATE, MOST_CREDIT_S)
-        self._unsent = unsent
-        return unsent
+    def _is_discarding(self) -> bool:
+        """Whether the rest of a body that was answered early comes fast enough, and not for ever.
+
+        Most clients read no answer before they have sent it all.
+        """
+        fast = self._body_bytes >= LEAST_RATE * STALL_S
+        self._discarded_s = self._discarded_s + STALL_S if fast else 0.0
+        return fast and self._discarded_s <= MOST_CREDIT_S
 
     def _refuse(self, problem: Problem, detail: str) -> None:
         """Answer, unless another answer is on its way, and close the connection."""

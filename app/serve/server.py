@@ -59,12 +59,17 @@ class DrainingServer(uvicorn.Server):
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self.handle_exit) for number in HANDLED_SIGNALS}
+        loop = asyncio.get_running_loop()
+
+        # Signals come in the middle of a callback: what they change is left to one of its own.
+        def drain(sig: int, frame: FrameType | None) -> None:
+            self.handle_exit(sig, frame)
+            loop.call_soon_threadsafe(self._service.drain)
+
+        before = {number: signal.signal(number, drain) for number in HANDLED_SIGNALS}
         if sys.platform != "win32":  # which has no SIGHUP
-            loop = asyncio.get_running_loop()
 
             def reload(sig: int, frame: FrameType | None) -> None:
-                # The signal may come in the middle of a callback.
                 loop.call_soon_threadsafe(self._service.reload)
 
             before[signal.SIGHUP] = signal.signal(signal.SIGHUP, reload)
@@ -75,11 +80,10 @@ class DrainingServer(uvicorn.Server):
                 signal.signal(number, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to drain on the first signal, end the process on the second."""
+        """Begin to end on the first signal, end the process on the second."""
         if self._signalled_at is not None:
             os._exit(128 + sig)
         self._signalled_at = time.monotonic()
-        self._service.drain()
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

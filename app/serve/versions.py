@@ -1,4 +1,7 @@
-"""The engine that serves and the one that takes its place: at most two at a time."""
+"""The engine that serves and the one that takes its place: at most two at a time.
+
+And for a moment one more: that of a forward which nobody waits for any longer.
+"""
 
 import asyncio
 import contextlib

@@ -7,7 +7,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from app.serve.protocol import (
-    LEAST_READ_RATE,
+    LEAST_RATE,
     MOST_CREDIT_S,
     MOST_PIPELINED,
     STALL_S,
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.anyio
 
 GET = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n"
 PIECE = 2**20
-LEAST = round(LEAST_READ_RATE * STALL_S)  # what has to be read from one look to the next
+LEAST = round(LEAST_RATE * STALL_S)  # what has to be read from one look to the next
 
 
 @pytest.fixture
@@ -27,11 +27,12 @@ def anyio_backend():
 
 
 class Transport(asyncio.Transport):
+    """Takes as much as the kernel would at once, and keeps the rest until the test reads it."""
+
     def __init__(self):
         super().__init__()
-        self.unsent = 0
+        self.unsent = self.room = 0
         self.aborted = self.closed = False
-        self.written = b""
 
     def get_extra_info(self, name, default=None):
         return default
@@ -43,7 +44,9 @@ class Transport(asyncio.Transport):
         return self.aborted or self.closed
 
     def write(self, data):
-        self.written += data
+        taken = min(len(data), self.room)
+        self.room -= taken
+        self.unsent += len(data) - taken
 
     def abort(self):
         self.aborted = True
@@ -58,15 +61,19 @@ class Transport(asyncio.Transport):
         pass
 
 
+async def never_answer(scope, receive, send):
+    await asyncio.Event().wait()
+
+
+async def answer_at_once(scope, receive, send):
+    await send({"type": "http.response.start", "status": 429, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
+
+
 class Connection:
-    """A connection to an application that answers nothing; each look comes when it is called."""
+    """A connection to an application; each look comes when it is called."""
 
-    def __init__(self):
-        self.requests = []
-
-        async def app(scope, receive, send):
-            self.requests.append(scope)
-            await asyncio.Event().wait()
+    def __init__(self, app=never_answer):
 
         config = uvicorn.Config(app, http=GuardedProtocol, ws="none", lifespan="off")
         config.load()
@@ -75,19 +82,22 @@ class Connection:
         self.protocol = GuardedProtocol(config=config, server_state=self.state, app_state={})
         self.protocol.connection_made(self.transport)
 
-    def write(self, unsent):
-        """Add to what the client has to read, as uvicorn does: beyond its bound it waits."""
-        self.transport.unsent = unsent
-        self.protocol.pause_writing()
+    def write(self, size):
+        """Give the client so much more to read, as uvicorn does."""
+        self.protocol.transport.write(bytes(size))
 
-    def read(self, unsent):
-        """Let the client read until so much is left: uvicorn goes on writing."""
-        self.transport.unsent = unsent
-        self.protocol.resume_writing()
+    def read(self, size):
+        """Let the client read so much of what waits, or make room for what comes."""
+        waiting = min(size, self.transport.unsent)
+        self.transport.unsent -= waiting
+        self.transport.room += size - waiting
 
-    def look(self, unsent):
+    def answered(self):
+        """Let the request in progress end."""
+        self.protocol.on_response_complete()
+
+    def look(self):
         """Let the time pass until the next look; returns whether it ended the connection."""
-        self.transport.unsent = unsent
         self.protocol._timer.cancel()
         self.protocol._look()
         return self.transport.aborted
@@ -107,53 +117,93 @@ async def connection():
 
 
 async def test_an_answer_that_is_read_piece_by_piece_goes_on(connection):
-    # After each piece that has been read the next fills the buffer anew, as it happens more than
-    # before.
-    for unsent in (100_000, 400_000, 400_000, 900_000):
+    # After each piece that has been read comes the next: as much waits as before.
+    for _ in range(4):
         connection.write(PIECE)
-        assert not connection.look(unsent)
-        connection.read(0)
+        assert not connection.look()
+        connection.read(PIECE)
 
 
 async def test_one_large_piece_that_is_read_steadily_goes_on(connection):
-    for turn in range(4):
-        assert not connection.look(PIECE - turn * LEAST)
-    assert connection.look(PIECE - 4 * LEAST + 1)
+    connection.write(PIECE)
+    for _ in range(3):
+        assert not connection.look()
+        connection.read(LEAST)
+    assert not connection.look()
+    connection.read(LEAST - 1)
+    assert connection.look()
 
 
 async def test_an_answer_has_its_time_from_the_first_look_at_it(connection):
-    assert not connection.look(0)
+    assert not connection.look()
     connection.write(PIECE)
-    assert not connection.look(PIECE)  # which may come a moment after the answer
-    assert connection.look(PIECE)
+    assert not connection.look()  # which may come a moment after the answer
+    assert connection.look()
 
 
 @pytest.mark.parametrize("read", [0, 1, LEAST - 1])
 async def test_an_answer_that_is_hardly_read_is_given_up(connection, read):
-    assert not connection.look(PIECE)
-    assert connection.look(PIECE - read)
+    connection.write(PIECE)
+    assert not connection.look()
+    connection.read(read)
+    assert connection.look()
 
 
 async def test_who_reads_ahead_may_rest_as_long_as_a_steady_reader_takes(connection):
-    for _ in range(2):
+    connection.read(2 * PIECE)  # the kernel has room
+    for _ in range(3):
         connection.write(PIECE)
-        connection.read(0)
-    connection.write(PIECE)
-    assert not connection.look(PIECE)
+    assert not connection.look()
     rests = 2 * PIECE // LEAST
-    assert not any(connection.look(PIECE) for _ in range(rests))
-    assert connection.look(PIECE)
+    assert not any(connection.look() for _ in range(rests))
+    assert connection.look()
 
 
 async def test_no_rest_is_longer_than_two_minutes(connection):
-    for _ in range(1000):
+    connection.read(10 * PIECE)
+    for _ in range(11):
         connection.write(PIECE)
-        connection.read(0)
-    connection.write(PIECE)
-    assert not connection.look(PIECE)
+    assert not connection.look()
     rests = int(MOST_CREDIT_S / STALL_S)
-    assert not any(connection.look(PIECE) for _ in range(rests))
-    assert connection.look(PIECE)
+    assert not any(connection.look() for _ in range(rests))
+    assert connection.look()
+
+
+async def test_answers_after_one_another_are_no_answer_that_is_not_read(connection):
+    for _ in range(5):
+        connection.write(50_000)
+        assert not connection.look()
+        connection.read(50_000)
+        connection.answered()
+
+
+async def test_new_requests_make_no_reader_of_a_client(connection):
+    connection.write(PIECE)
+    assert not connection.look()
+    connection.protocol.data_received(GET)
+    assert connection.look()
+
+
+POST = b"POST / HTTP/1.1\r\nHost: here\r\nContent-Length: 1000000000\r\n\r\n"
+
+
+@pytest.mark.parametrize("received", [0, LEAST - 1, LEAST])
+async def test_a_body_that_was_answered_early_may_come_to_its_end(received):
+    connection = Connection(answer_at_once)
+    connection.protocol.data_received(POST)
+    while not connection.protocol.cycle.response_complete:
+        await asyncio.sleep(0)
+    connection.transport.unsent = 0
+    assert not connection.look()
+    for _ in range(int(MOST_CREDIT_S / STALL_S)):
+        connection.protocol.data_received(bytes(received))
+        assert connection.look() == (received < LEAST)
+        if received < LEAST:
+            break
+    else:
+        connection.protocol.data_received(bytes(received))
+        assert connection.look()  # but not for ever
+    connection.end()
 
 
 async def test_requests_that_wait_behind_another_are_few(connection):
