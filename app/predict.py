@@ -1,12 +1,12 @@
 """`python -m app.predict`: masks for image files."""
 
 import argparse
-import functools
+import dataclasses
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,66 +21,57 @@ from app.inference.render import (
     MAX_TOLERANCE,
     MIN_SCALE,
     MaskFormat,
+    Rendering,
     UnknownClassError,
     class_ids,
-    needed_extras,
-    render_document,
-    render_file,
 )
 from app.inference.room import PhotoDoesNotFitError
-from model.files import write_atomically
+from model.files import write_bytes
 
 MAX_PIXELS: Final = 2**26
 """Largest photo, in pixels: a guard against broken files that claim absurd sizes."""
 
 
 def predict(
-    engine: Engine,
-    photo: NDArray[np.uint8],
-    name: str,
-    selected: tuple[int, ...] | None,
-    options: argparse.Namespace,
+    engine: Engine, photo: NDArray[np.uint8], rendering: Rendering, *, scale: float = 1.0
 ) -> bytes:
-    """Segment one photo, HxWx3, and return the bytes of its answer; `name` is told in JSON."""
+    """Segment one photo and return the bytes of its answer.
+
+    Args:
+        engine: Segments it.
+        photo: RGB, HxWx3.
+        rendering: How the answer is written.
+        scale: The network sees the photo at this scale.
+
+    Raises:
+        PhotoDoesNotFitError: If there is no memory for it.
+    """
     height, width = photo.shape[:2]
-    network_input = resize(photo, scaled_size(height, width, options.scale))
-    classes, mask_format = engine.card.classes, options.format
-    extras = needed_extras(mask_format, classes, selected, scores=options.scores)
+    network_input = resize(photo, scaled_size(height, width, scale))
+    extras = rendering.extras(engine.card.classes)
     segmentation = engine.segment([network_input], size=(height, width), extras=extras)[0]
-    if not mask_format.is_json:
-        return render_file(segmentation, photo, mask_format, classes, selected, name=name)
-    about = {"name": engine.card.name, "version": engine.version}
-    masks = render_document(
-        segmentation, mask_format, classes, selected, name=name, tolerance=options.tolerance
-    )
-    document: dict[str, Any]
-    if mask_format is MaskFormat.COCO:
-        document = {"info": {"model": about}, "licenses": [], **masks}
-    else:
-        document = {
-            **({"type": "FeatureCollection"} if mask_format is MaskFormat.POLYGONS else {}),
-            "model": about,
-            "image": {"name": name, "width": width, "height": height},
-            **masks,
-        }
+    if not rendering.format.is_json:
+        return rendering.file(segmentation, photo, engine.card.classes)
+    document = rendering.document(segmentation, engine.card, engine.version)
+    if "image" in document:  # unlike an answer, a file should tell by itself whose masks it holds
+        document["image"] = {"name": rendering.name, **document["image"]}
     return (json.dumps(document) + "\n").encode()
 
 
 def _outputs(images: Sequence[Path], out: Path, mask_format: MaskFormat) -> dict[Path, Path]:
-    """Return output -> input, refusing two inputs that would overwrite each other."""
-    outputs: dict[Path, Path] = {}
+    """Return output -> input, refusing two inputs that would overwrite each other.
+
+    Names that differ in case only are one file to macOS and Windows.
+    """
+    outputs: dict[str, tuple[Path, Path]] = {}
     for image in images:
         output = out / f"{image.stem}{mask_format.suffix}"
-        if output in outputs:
-            raise UsageError(f"{image} and {outputs[output]} would both be written to {output}")
-        if output.resolve() == image.resolve():
+        _, other = outputs.setdefault(str(output).casefold(), (output, image))
+        if other is not image:
+            raise UsageError(f"{image} and {other} would both be written to {output}")
+        if str(output.resolve()).casefold() == str(image.resolve()).casefold():
             raise UsageError(f"{image} would be overwritten by its own mask; give another --out")
-        outputs[output] = image
-    return outputs
-
-
-def _write(content: bytes, path: Path) -> None:
-    path.write_bytes(content)
+    return dict(outputs.values())
 
 
 def _format(text: str) -> MaskFormat:
@@ -142,19 +133,23 @@ def main(argv: Sequence[str] | None = None) -> int:
             selected = class_ids(options.classes, engine.card.classes)
         except UnknownClassError as error:
             raise UsageError(str(error)) from None
+        rendering = Rendering(
+            options.format, selected, scores=options.scores, tolerance=options.tolerance
+        )
         options.out.mkdir(parents=True, exist_ok=True)
         console = Console(stderr=True)
         failed = 0
         for output, image in follow(list(outputs.items()), "predicting", console):
             try:
                 photo = decode(image.read_bytes(), max_pixels=MAX_PIXELS)
-                answer = predict(engine, photo, image.name, selected, options)
+                named = dataclasses.replace(rendering, name=image.name)
+                answer = predict(engine, photo, named, scale=options.scale)
             except (ImageError, PhotoDoesNotFitError, OSError) as error:
                 reason = error.strerror if isinstance(error, OSError) else error
                 print(f"error: {image}: {reason}", file=sys.stderr)
                 failed += 1
                 continue
-            write_atomically(output, functools.partial(_write, answer))
+            write_bytes(output, answer)
         print(f"{len(outputs) - failed} of {len(outputs)} masks written to {options.out}")
         return 2 if failed else 0
 

@@ -1,14 +1,22 @@
 """`fcn` and predict: what they print, write and refuse."""
 
+import dataclasses
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from app import __main__ as fcn
 from app import evaluate, predict
+from app.inference.decode import resize, scaled_size
+from app.inference.engine import Engine
+from app.inference.render import MaskFormat, Rendering
+from model import FCN, Architecture, Card, named_classes, save_checkpoint
 
 
 @pytest.fixture
@@ -23,6 +31,24 @@ def data(tmp_path: Path) -> Path:
     label[0] = 1
     Image.fromarray(label).save(folder / "masks" / "a.png")
     return tmp_path / "data"
+
+
+@pytest.fixture(scope="module")
+def varied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`varied.safetensors`, a network whose masks have several classes, and `photo.png`."""
+    folder = tmp_path_factory.mktemp("varied")
+    torch.manual_seed(0)
+    architecture = Architecture(variant="fcn32s", backbone="alexnet", head_width=8)
+    net = FCN(architecture, 3)
+    for parameter in net.parameters():
+        if parameter.dim() == 4:
+            torch.nn.init.kaiming_normal_(parameter)
+    card = Card("varied", architecture, named_classes(["sky", "road", "car"]))
+    save_checkpoint(folder / "varied.safetensors", net, card)
+    colors = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
+    blocks = np.kron(colors, np.ones((8, 8, 1), np.uint8))
+    Image.fromarray(blocks).save(folder / "photo.png")
+    return folder
 
 
 @pytest.mark.parametrize("command", [evaluate.main, predict.main])
@@ -48,13 +74,54 @@ def test_a_missing_checkpoint_is_one_line(command, capsys: pytest.CaptureFixture
         ("confidence", ".png"),
     ],
 )
-def test_predict_writes_every_format(
-    checkpoint: Path, data: Path, tmp_path: Path, name: str, suffix: str
-) -> None:
-    image = data / "val" / "images" / "a.png"
-    words = ["--checkpoint", checkpoint, image, "--format", name, "--out", tmp_path / "out"]
+def test_predict_writes_every_format(varied: Path, tmp_path: Path, name: str, suffix: str) -> None:
+    words = ["--checkpoint", varied / "varied.safetensors", varied / "photo.png"]
+    words += ["--format", name, "--out", tmp_path / "out"]
     assert predict.main([str(word) for word in words]) == 0
-    assert [path.name for path in (tmp_path / "out").iterdir()] == [f"a{suffix}"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [f"photo{suffix}"]
+
+
+@pytest.mark.parametrize(
+    ("options", "rendering", "scale"),
+    [
+        (["--classes", "road"], Rendering(MaskFormat.PNG, (1,)), 1.0),
+        (["--scale", "0.5"], Rendering(MaskFormat.PNG), 0.5),
+        (["--tolerance", "3"], Rendering(MaskFormat.POLYGONS, tolerance=3.0), 1.0),
+        (["--scores"], Rendering(MaskFormat.RLE, scores=True), 1.0),
+        (
+            ["--classes", "2,sky", "--scale", "2", "--tolerance", "3", "--scores"],
+            Rendering(MaskFormat.COCO, (0, 2), scores=True, tolerance=3.0),
+            2.0,
+        ),
+    ],
+)
+def test_predict_writes_what_its_options_say(
+    varied: Path, tmp_path: Path, options: list[str], rendering: Rendering, scale: float
+) -> None:
+    engine = Engine.load(varied / "varied.safetensors", device="cpu", precision="fp32")
+    with Image.open(varied / "photo.png") as image:
+        photo = np.array(image)
+    size = photo.shape[0], photo.shape[1]
+
+    def rendered(rendering: Rendering, scale: float) -> Any:
+        extras = rendering.extras(engine.card.classes)
+        seen = resize(photo, scaled_size(*size, scale))
+        (found,) = engine.segment([seen], size=size, extras=extras)
+        if not rendering.format.is_json:
+            return rendering.file(found, photo, engine.card.classes)
+        named = dataclasses.replace(rendering, name="photo.png")
+        return json.loads(json.dumps(named.document(found, engine.card, engine.version)))
+
+    words = ["--checkpoint", str(varied / "varied.safetensors"), str(varied / "photo.png")]
+    words += ["--device", "cpu", "--precision", "fp32", "--out", str(tmp_path)]
+    assert predict.main([*words, "--format", rendering.format, *options]) == 0
+    written: Any = (tmp_path / f"photo{rendering.format.suffix}").read_bytes()
+    if rendering.format.is_json:
+        written = json.loads(written)
+        if "image" in written:
+            assert written["image"].pop("name") == "photo.png"
+    assert written == rendered(rendering, scale)
+    assert written != rendered(Rendering(rendering.format), 1.0)
 
 
 def test_predict_writes_scores_and_simplified_polygons(
@@ -111,6 +178,16 @@ def test_predict_refuses_two_inputs_for_one_output(
     assert "would both be written to masks/a.png" in capsys.readouterr().err
 
 
+def test_predict_refuses_outputs_that_only_some_file_systems_tell_apart(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--checkpoint", str(checkpoint), "--out", str(tmp_path)]
+    assert predict.main([*words, "a.jpg", "A.jpg"]) == 2
+    assert "A.jpg and a.jpg would both be written to" in capsys.readouterr().err
+    assert predict.main([*words, str(tmp_path / "a.PNG")]) == 2
+    assert "a.PNG would be overwritten by its own mask" in capsys.readouterr().err
+
+
 def test_predict_never_overwrites_a_photo(
     checkpoint: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -135,10 +212,8 @@ def test_fcn_names_its_commands(
     monkeypatch.setattr("sys.argv", ["fcn"])
     assert fcn.main() == 0
     printed = capsys.readouterr().out
-    assert all(
-        command in printed
-        for command in ("train", "evaluate", "calibrate", "predict", "export", "serve", "bench")
-    )
+    for command, description in fcn.COMMANDS.items():
+        assert re.search(rf"^  {command} +{re.escape(description)}$", printed, re.MULTILINE)
 
 
 def test_fcn_refuses_an_unknown_command(
@@ -149,9 +224,7 @@ def test_fcn_refuses_an_unknown_command(
     assert "unknown command 'paint'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "command", ["train", "evaluate", "calibrate", "predict", "export", "serve", "bench"]
-)
+@pytest.mark.parametrize("command", fcn.COMMANDS)
 def test_every_command_helps_with_an_example(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:

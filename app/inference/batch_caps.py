@@ -4,6 +4,7 @@ Batching pays where one photo leaves the device idle, and that depends on the de
 cores are busy with one photo of 224x224, a large GPU is not. Knows no torch.
 """
 
+import math
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
@@ -130,9 +131,9 @@ def _measure_size(
     """Return the batch size that pays for one size; None if there was no time to compare two."""
 
     def time_run(images: int) -> float:
+        """Return the seconds of a run; infinity if memory did not suffice."""
         began = clock()
-        run(size, images)
-        return clock() - began
+        return clock() - began if run(size, images) else math.inf
 
     fastest: dict[int, float] = {}  # seconds by photos in the batch
     fits = True
@@ -144,7 +145,11 @@ def _measure_size(
         fits = run(size, images)
         if not fits or clock() >= until:
             break
-        fastest[images] = time_run(images)
+        run_s = time_run(images)
+        fits = run_s < math.inf  # others may have taken memory meanwhile
+        if not fits:
+            break
+        fastest[images] = run_s
         if _rate(fastest, images) < _HOPELESS * _best_rate(fastest):
             break
     if fits and len(fastest) < 2:
@@ -153,7 +158,12 @@ def _measure_size(
         # In turns, and the fastest run of each: whatever else the machine does slows all alike.
         if clock() + sum(fastest.values()) > until:
             break
-        fastest = {images: min(run_s, time_run(images)) for images, run_s in fastest.items()}
+        again = {images: time_run(images) for images in fastest}
+        fastest = {
+            images: min(fastest[images], run_s)
+            for images, run_s in again.items()
+            if run_s < math.inf
+        }
     enough = _ENOUGH * _best_rate(fastest)
     return next((images for images in fastest if _rate(fastest, images) >= enough), 1)
 

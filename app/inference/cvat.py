@@ -8,8 +8,9 @@ ImageSets/Segmentation/default.txt stems of the photos
 
 It is PASCAL VOC's layout (https://docs.cvat.ai/docs/manual/advanced/formats/format-smask/).
 Photos are not in it: whoever imports annotations has them. With the photos in `JPEGImages/` it is
-what `--dataset labelmap` trains on. Pixels of no class are black, CVAT's background, which is in
-the label map only if it is needed: every label must be known to the task.
+what `--dataset labelmap` trains on. Pixels of no class are black, CVAT's background, and so are
+those of a class `background`. Black is in the label map only if such a class or such pixels are:
+every label must be known to the task.
 """
 
 import io
@@ -108,15 +109,19 @@ def _free_name(stem: str, taken: Collection[str]) -> str:
 
 
 def _colors(classes: Sequence[ClassInfo]) -> list[RGB]:
-    """Return the classes' colours; those of PASCAL VOC if two are equal or one is the background's.
+    """Return the classes' colours, the background's being black whatever the model draws it in.
 
-    A mask in colours tells nothing else apart.
+    They are those of PASCAL VOC if two would be equal: a mask in colours tells nothing else apart.
     """
-    colors = [info.color for info in classes]
-    is_ambiguous = len(set(colors)) < len(colors) or any(
-        info.color == _BLACK and not _is_background(info) for info in classes
+    others = [info.color for info in classes if not _is_background(info)]
+    is_ambiguous = len({_BLACK, *others}) <= len(others)
+    colors = (
+        voc_colormap(len(classes) + 1)[1:] if is_ambiguous else [info.color for info in classes]
     )
-    return voc_colormap(len(classes) + 1)[1:] if is_ambiguous else colors
+    return [
+        _BLACK if _is_background(info) else color
+        for info, color in zip(classes, colors, strict=True)
+    ]
 
 
 def _is_background(info: ClassInfo) -> bool:

@@ -291,22 +291,21 @@ class Engine:
         Raises:
             ValueError: If there is no scale or one is not positive.
             DeviceLostError: If the device can never be used again by this process.
-            torch.OutOfMemoryError: If a view does not fit.
+            PhotoDoesNotFitError: If there is no memory for a view.
         """
         if not scales:
             raise ValueError("no scale to segment at")
-        height, width = photo.shape[:2]
-        views = [resize(photo, scaled_size(height, width, scale)) for scale in scales]
+        size = photo.shape[0], photo.shape[1]
+        seen_sizes = [scaled_size(*size, scale) for scale in scales]
+        views = [resize(photo, seen_size) for seen_size in seen_sizes]
         if len(views) == 1 and not flip:
-            return self.segment(views, size=(height, width))[0].label_map
-        with self._device_errors():
-            total = torch.zeros((), device=self.device)
+            return self.segment(views, size=size)[0].label_map
+        with self._memory_errors(1, max(seen_sizes), size), self._device_errors():
+            total = torch.zeros((1, len(self.card.classes), *size), device=self.device)
             for view in views:
-                seen = logits_of(self._net, self.upload([view]), (height, width))
-                total = total + seen.softmax(dim=1)
+                total += self._logits(view, size).softmax(dim=1)
                 if flip:
-                    mirrored = logits_of(self._net, self.upload([view[:, ::-1]]), (height, width))
-                    total = total + mirrored.flip(3).softmax(dim=1)
+                    total += self._logits(view[:, ::-1], size).softmax(dim=1).flip(3)
             label_map: NDArray[np.uint8] = total.argmax(dim=1)[0].to(torch.uint8).cpu().numpy()
         return label_map
 
@@ -322,10 +321,16 @@ class Engine:
 
         Raises:
             DeviceLostError: If the device can never be used again by this process.
-            torch.OutOfMemoryError: If the photo does not fit.
+            PhotoDoesNotFitError: If there is no memory for the photo.
         """
-        with self._device_errors():
-            return logits_of(self._net, self.upload([photo]), None)[0]
+        return self._logits(photo, (photo.shape[0], photo.shape[1]))[0]
+
+    def _logits(self, seen: NDArray[np.uint8], size: tuple[int, int]) -> Tensor:
+        """Return the logits of what the network sees, HxWx3, as 1xCxHxW of (height, width)."""
+        seen_size = seen.shape[0], seen.shape[1]
+        with self._memory_errors(1, seen_size, size), self._device_errors():
+            self._room.check(1, seen_size, size)
+            return logits_of(self._net, self.upload([seen]), size)
 
     @contextmanager
     def _memory_errors(

@@ -1,6 +1,7 @@
 """A segmentation -> what people asked for: the formats that server and command line share."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import PurePath
 from typing import Any, Final
@@ -16,7 +17,7 @@ from app.inference.entries import mask_entries
 from app.inference.network import Extras
 from app.inference.polygons import features
 from app.inference.probabilities import probabilities_npz
-from model import ClassInfo
+from model import Card, ClassInfo
 
 MIN_SCALE: Final = 0.25
 MAX_SCALE: Final = 2.0
@@ -24,6 +25,9 @@ MAX_SCALE: Final = 2.0
 
 MAX_TOLERANCE: Final = 100.0
 """How far simplified outlines may be from the pixels, at most, in pixels."""
+
+UNNAMED: Final = "image"
+"""Name of a photo that came without one."""
 
 
 class MaskFormat(StrEnum):
@@ -42,7 +46,7 @@ class MaskFormat(StrEnum):
 
     @property
     def is_json(self) -> bool:
-        """Whether it is written by `render_document`; `render_file` writes the others."""
+        """Whether `Rendering.document` writes it; `Rendering.file` writes the others."""
         return self in (MaskFormat.RLE, MaskFormat.POLYGONS, MaskFormat.COCO)
 
     @property
@@ -95,106 +99,109 @@ def class_ids(spec: str | None, classes: Sequence[ClassInfo]) -> tuple[int, ...]
     return tuple(sorted(chosen))
 
 
-def needed_extras(
-    mask_format: MaskFormat,
-    classes: Sequence[ClassInfo],
-    selected: tuple[int, ...] | None = None,
-    *,
-    scores: bool = False,
-) -> Extras:
-    """Return what a format needs besides label maps.
+@dataclass(frozen=True, slots=True)
+class Rendering:
+    """How a segmentation is written.
 
-    Args:
-        mask_format: The format.
-        classes: All classes, in index order.
-        selected: Classes to keep; None keeps all.
-        scores: Whether scores are wanted; only JSON shows them.
-    """
-    if mask_format is MaskFormat.PROBABILITIES:
-        return Extras(probabilities=tuple(range(len(classes))) if selected is None else selected)
-    return Extras(
-        scores=scores and mask_format.is_json,
-        confidence=mask_format is MaskFormat.CONFIDENCE,
-    )
-
-
-def render_file(
-    segmentation: Segmentation,
-    photo: NDArray[np.uint8] | None,
-    mask_format: MaskFormat,
-    classes: Sequence[ClassInfo],
-    selected: tuple[int, ...] | None = None,
-    *,
-    name: str,
-) -> bytes:
-    """Encode a segmentation as an image, an archive of images, or arrays.
-
-    Args:
-        segmentation: Label map, HxW, and what `needed_extras` told.
-        photo: HxWx3 RGB; only the overlay needs it.
-        mask_format: Any that is not JSON.
-        classes: All classes, in index order.
-        selected: Classes to keep, sorted; None keeps all.
-        name: File name of the photo.
-
-    Raises:
-        ValueError: For JSON, or if the photo or an extra is missing.
-    """
-    label_map = segmentation.label_map
-    if mask_format is MaskFormat.ZIP:
-        return masks.zip_of_masks(label_map, classes, selected)
-    if mask_format is MaskFormat.CVAT:
-        return cvat_zip(label_map, classes, selected, stem=PurePath(name).stem)
-    if mask_format is MaskFormat.PROBABILITIES and segmentation.probabilities is not None:
-        class_ids = range(len(classes)) if selected is None else selected
-        return probabilities_npz(segmentation.probabilities, class_ids, classes)
-    kept = masks.select(label_map, selected)
-    if mask_format is MaskFormat.PNG:
-        return masks.palette_png(kept, classes)
-    if mask_format is MaskFormat.GREY:
-        return masks.grey_png(kept)
-    if mask_format is MaskFormat.OVERLAY and photo is not None:
-        return masks.overlay_png(photo, kept, classes)
-    if mask_format is MaskFormat.CONFIDENCE and segmentation.confidence is not None:
-        return masks.confidence_png(segmentation.confidence, kept)
-    raise ValueError(f"{mask_format} cannot be made from what there is")
-
-
-def render_document(
-    segmentation: Segmentation,
-    mask_format: MaskFormat,
-    classes: Sequence[ClassInfo],
-    selected: Collection[int] | None = None,
-    *,
-    name: str,
-    compressed: bool = True,
-    tolerance: float = 0.0,
-) -> dict[str, Any]:
-    """Return the part of a JSON answer that tells of the masks.
-
-    Args:
-        segmentation: Label map, HxW, and scores if they are wanted.
-        mask_format: One that is JSON.
-        classes: All classes, in index order.
-        selected: Classes to keep; None keeps all.
-        name: File name of the photo.
-        compressed: Whether run lengths are COCO's compressed string or a list.
+    Attributes:
+        format: The format.
+        selected: Indices of the classes to keep, sorted; None keeps all.
+        name: File name of the photo, which some formats repeat.
+        scores: Whether mean probabilities are wanted; they appear in JSON only.
+        compressed: Whether JSON has run lengths as COCO's compressed string or as a list.
         tolerance: How far polygons may be from the edges of the pixels, in pixels.
-
-    Raises:
-        ValueError: If the format is not JSON.
     """
-    if mask_format is MaskFormat.RLE:
-        return {"masks": mask_entries(segmentation, classes, selected, compressed=compressed)}
-    if mask_format is MaskFormat.POLYGONS:
-        return {"features": features(segmentation, classes, selected, tolerance=tolerance)}
-    if mask_format is MaskFormat.COCO:
-        return coco_document(
-            segmentation,
-            classes,
-            selected,
-            file_name=name,
-            compressed=compressed,
-            tolerance=tolerance,
+
+    format: MaskFormat
+    selected: tuple[int, ...] | None = None
+    name: str = UNNAMED
+    scores: bool = False
+    compressed: bool = True
+    tolerance: float = 0.0
+
+    def extras(self, classes: Sequence[ClassInfo]) -> Extras:
+        """Return what the network must compute besides the label map, for a model's classes."""
+        if self.format is MaskFormat.PROBABILITIES:
+            return Extras(probabilities=tuple(self._chosen(classes)))
+        return Extras(
+            scores=self.scores and self.format.is_json,
+            confidence=self.format is MaskFormat.CONFIDENCE,
         )
-    raise ValueError(f"{mask_format} is no JSON")
+
+    def file(
+        self,
+        segmentation: Segmentation,
+        photo: NDArray[np.uint8] | None,
+        classes: Sequence[ClassInfo],
+    ) -> bytes:
+        """Encode a segmentation as an image, an archive of images, or arrays.
+
+        Args:
+            segmentation: Label map, HxW, and what `extras` told.
+            photo: HxWx3 RGB; only the overlay needs it.
+            classes: All classes, in index order.
+
+        Raises:
+            ValueError: For JSON, or if the photo or an extra is missing.
+        """
+        label_map, selected = segmentation.label_map, self.selected
+        if self.format is MaskFormat.ZIP:
+            return masks.zip_of_masks(label_map, classes, selected)
+        if self.format is MaskFormat.CVAT:
+            return cvat_zip(label_map, classes, selected, stem=PurePath(self.name).stem)
+        if self.format is MaskFormat.PROBABILITIES and segmentation.probabilities is not None:
+            return probabilities_npz(segmentation.probabilities, self._chosen(classes), classes)
+        kept = masks.select(label_map, selected)
+        if self.format is MaskFormat.PNG:
+            return masks.palette_png(kept, classes)
+        if self.format is MaskFormat.GREY:
+            return masks.grey_png(kept)
+        if self.format is MaskFormat.OVERLAY and photo is not None:
+            return masks.overlay_png(photo, kept, classes)
+        if self.format is MaskFormat.CONFIDENCE and segmentation.confidence is not None:
+            return masks.confidence_png(segmentation.confidence, kept)
+        raise ValueError(f"{self.format} cannot be made from what there is")
+
+    def document(
+        self, segmentation: Segmentation, card: Card, version: str, **about: str
+    ) -> dict[str, Any]:
+        """Return a segmentation as a document that is JSON.
+
+        COCO's says in `info` where it comes from, the others at their beginning.
+
+        Args:
+            segmentation: Label map, HxW, and what `extras` told.
+            card: Describes the model.
+            version: The model's.
+            **about: What to say before the model, such as a `request_id`.
+
+        Raises:
+            ValueError: If the format is not JSON.
+        """
+        classes, selected = card.classes, self.selected
+        origin = {**about, "model": {"name": card.name, "version": version}}
+        if self.format is MaskFormat.COCO:
+            return {
+                "info": {"description": "Segmentation of one photo", "version": "1.0", **origin},
+                "licenses": [],
+                **coco_document(
+                    segmentation,
+                    classes,
+                    selected,
+                    file_name=self.name,
+                    compressed=self.compressed,
+                    tolerance=self.tolerance,
+                ),
+            }
+        height, width = segmentation.label_map.shape
+        image = {"width": width, "height": height}
+        if self.format is MaskFormat.POLYGONS:
+            found = features(segmentation, classes, selected, tolerance=self.tolerance)
+            return {"type": "FeatureCollection", **origin, "image": image, "features": found}
+        if self.format is MaskFormat.RLE:
+            entries = mask_entries(segmentation, classes, selected, compressed=self.compressed)
+            return {**origin, "image": image, "masks": entries}
+        raise ValueError(f"{self.format} is no JSON")
+
+    def _chosen(self, classes: Sequence[ClassInfo]) -> Sequence[int]:
+        return range(len(classes)) if self.selected is None else self.selected

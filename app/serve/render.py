@@ -3,16 +3,14 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from pydantic_core import to_json
 
 from app.inference.engine import Engine, Segmentation
-from app.inference.network import Extras
-from app.inference.render import MaskFormat, needed_extras, render_document, render_file
-from app.serve.schemas import RleCounts
+from app.inference.render import MaskFormat, Rendering
 from model import ClassInfo
 
 JSON: Final = "application/json"
@@ -36,31 +34,16 @@ _PROBABILITY_BYTES: Final = 4
 _QUICK_PIXELS: Final = 262_144
 """A label map of 512x512 becomes a PNG in 0.2 ms, and in 0.8 ms if it is nothing but noise."""
 
-UNNAMED: Final = "image"
-"""Name of a photo that came without one."""
-
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """What a client wants to get for its photo.
+class Wanted(Rendering):
+    """What a client wants: how its answer is written, and at which scale its photo is seen.
 
     Attributes:
-        format: Format of the answer.
-        class_ids: Classes to keep, sorted; None keeps all.
-        counts: How run lengths are written in JSON.
         scale: The network sees the photo at this scale.
-        scores: Whether mean probabilities are wanted; they appear in JSON only.
-        tolerance: How far polygons may be from the edges of the pixels, in pixels.
-        name: File name of the photo, which some formats repeat.
     """
 
-    format: MaskFormat
-    class_ids: tuple[int, ...] | None = None
-    counts: RleCounts = RleCounts.COMPRESSED
     scale: float = 1.0
-    scores: bool = False
-    tolerance: float = 0.0
-    name: str = UNNAMED
 
     @property
     def needs_photo(self) -> bool:
@@ -71,10 +54,6 @@ class Wanted:
     def is_large(self) -> bool:
         """Whether the answer is larger than its photo, by `large_bytes`."""
         return self.format is MaskFormat.PROBABILITIES
-
-    def extras(self, classes: Sequence[ClassInfo]) -> Extras:
-        """Return what the network must compute besides the label map, for a model's classes."""
-        return needed_extras(self.format, classes, self.class_ids, scores=self.scores)
 
     def large_bytes(self, pixels: int, classes: Sequence[ClassInfo]) -> int:
         """Return what the answer takes while it is made, if that is more than a photo takes.
@@ -140,36 +119,15 @@ def render(
         request_id: Repeated in JSON.
         stages_s: Seconds of the stages so far, for JSON.
     """
-    classes = engine.card.classes
     media_type = _MEDIA_TYPES.get(wanted.format, "image/png")
     if not wanted.format.is_json:
-        body = render_file(
-            segmentation, photo, wanted.format, classes, wanted.class_ids, name=wanted.name
-        )
-        return Rendered(body, media_type)
+        return Rendered(wanted.file(segmentation, photo, engine.card.classes), media_type)
     began = time.monotonic()
-    masks = render_document(
-        segmentation,
-        wanted.format,
-        classes,
-        wanted.class_ids,
-        name=wanted.name,
-        compressed=wanted.counts is RleCounts.COMPRESSED,
-        tolerance=wanted.tolerance,
-    )
-    milliseconds = {stage: round(seconds * 1e3, 3) for stage, seconds in stages_s.items()}
-    milliseconds["encode"] = round((time.monotonic() - began) * 1e3, 3)
     # One of the documents of `schemas`, which a test holds it to: checking what was just made here
     # would take longer than writing it.
-    about: dict[str, Any] = {
-        "request_id": request_id,
-        "model": {"name": engine.card.name, "version": engine.version},
-    }
-    if wanted.format is MaskFormat.COCO:
-        info = {"description": "Segmentation of one photo", "version": "1.0", **about}
-        return Rendered(to_json({"info": info, "licenses": [], **masks}), media_type)
-    height, width = segmentation.label_map.shape
-    about |= {"image": {"width": width, "height": height}, **masks, "timing_ms": milliseconds}
-    if wanted.format is MaskFormat.POLYGONS:
-        about = {"type": "FeatureCollection", **about}
-    return Rendered(to_json(about), media_type)
+    document = wanted.document(segmentation, engine.card, engine.version, request_id=request_id)
+    if wanted.format is not MaskFormat.COCO:
+        milliseconds = {stage: round(seconds * 1e3, 3) for stage, seconds in stages_s.items()}
+        milliseconds["encode"] = round((time.monotonic() - began) * 1e3, 3)
+        document["timing_ms"] = milliseconds
+    return Rendered(to_json(document), media_type)

@@ -21,7 +21,7 @@ from starlette.requests import ClientDisconnect
 from app.inference.archive import stored_zip
 from app.inference.cvat import add_file, merge
 from app.inference.engine import DeviceLostError
-from app.inference.render import MaskFormat
+from app.inference.render import UNNAMED, MaskFormat
 from app.serve.batcher import BatcherClosedError, DeadlineExceededError
 from app.serve.errors import (
     INTERNAL_ERROR,
@@ -31,7 +31,7 @@ from app.serve.errors import (
     retry_after_s,
 )
 from app.serve.intake import Intake
-from app.serve.render import JSON, UNNAMED, ZIP, Rendered, Wanted
+from app.serve.render import JSON, ZIP, Rendered, Wanted
 from app.serve.schemas import ProblemDocument
 from app.serve.side_by_side import in_order
 from app.serve.uploads import EMPTY_IMAGE, MissingImageError, Upload

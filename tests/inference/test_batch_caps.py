@@ -29,6 +29,9 @@ class Device:
     def clock(self) -> float:
         return self.now
 
+    def limit_memory(self, pixels: float) -> None:
+        self._memory = pixels
+
     def run(self, size: tuple[int, int], images: int) -> bool:
         self.runs.append((size, images))
         pixels = size[0] * size[1]
@@ -121,6 +124,35 @@ def test_what_does_not_fit_into_memory_is_no_candidate() -> None:
     device = Device(overhead, memory=1000)
     caps = device.measure()
     assert images(caps, 100, 400, 1600) == [8, 2, 1]
+
+
+@pytest.mark.parametrize("fitting_runs", [0, 1, 2])
+def test_what_fits_no_longer_is_no_candidate(fitting_runs: int) -> None:
+    """Others take memory before a batch's first run, before it is timed, or before a round."""
+    device = Device(overhead)
+
+    def run(size: tuple[int, int], images: int) -> bool:
+        if device.runs.count(((10, 10), 16)) >= fitting_runs:
+            device.limit_memory(1000)
+        return device.run(size, images)
+
+    caps = measure_batch_caps(
+        run, unmeasured=DEFAULT, budget_s=1000.0, sizes=SIZES[:1], clock=device.clock
+    )
+    assert caps.images(100) == 8
+
+
+def test_where_one_photo_fits_no_longer_no_batch_does() -> None:
+    device = Device(overhead)
+
+    def run(size: tuple[int, int], images: int) -> bool:
+        device.limit_memory(0 if device.runs else 1000)
+        return device.run(size, images)
+
+    caps = measure_batch_caps(
+        run, unmeasured=DEFAULT, budget_s=1000.0, sizes=SIZES[:1], clock=device.clock
+    )
+    assert caps.images(100) == 1
 
 
 @pytest.mark.parametrize("budget_s", [0.0, 0.5, 5.0, 50.0])

@@ -83,6 +83,32 @@ def test_colours_tell_classes_apart_whatever_they_are(tmp_path, classes):
     assert np.array_equal(found["a.png"], np.array([1, 2, 3, 0], np.uint8)[LABELS])
 
 
+@pytest.mark.parametrize("color", [(0, 0, 0), (128, 0, 0)])
+@pytest.mark.parametrize(
+    ("selected", "read", "labels"),
+    [
+        (None, ["background", "cell", "debris", "wall"], [0, 1, 2, 3]),
+        ((0, 1), ["background", "cell"], [0, 1, 0, 0]),
+        ((1, 3), ["background", "cell", "wall"], [0, 1, 0, 2]),
+        ((0, 2), ["background", "debris"], [0, 0, 1, 0]),
+    ],
+)
+@pytest.mark.parametrize("cell", [(9, 9, 9), (128, 0, 0), (0, 0, 0)])
+def test_a_class_background_takes_what_is_not_selected(
+    tmp_path, color, selected, read, labels, cell
+):
+    classes = (
+        ClassInfo("background", color),
+        ClassInfo("cell", cell),
+        ClassInfo("debris", (0, 9, 0)),
+        ClassInfo("wall", (0, 0, 9)),
+    )
+    both = [cvat_zip(LABELS, classes, selected, stem=stem) for stem in ("a", "b")]
+    names, found = training_labels(unpacked(merge(both), tmp_path))
+    assert names == read
+    assert np.array_equal(found["a.png"], np.array(labels, np.uint8)[LABELS])
+
+
 def test_a_class_background_is_the_background():
     classes = (ClassInfo("background", (0, 0, 0)), *CLASSES[:3])
     with zipfile.ZipFile(io.BytesIO(cvat_zip(LABELS, classes, stem="a"))) as file:

@@ -301,6 +301,40 @@ def test_other_errors_stay_what_they_are(net: FCN, monkeypatch: pytest.MonkeyPat
         ready.segment([photo(40, 56)])
 
 
+@pytest.mark.parametrize("options", [{"flip": True}, {"scales": (0.1, 1.0)}])
+def test_views_without_room_are_refused(
+    net: FCN, monkeypatch: pytest.MonkeyPatch, options: dict[str, object]
+) -> None:
+    ready = engine(net)
+    give_memory(monkeypatch, FREE)
+    with pytest.raises(PhotoDoesNotFitError, match="see this photo at 800 x 600 pixels"):
+        ready.segment_views(photo(600, 800), **options)
+    assert ready.segment_views(photo(60, 80), **options).shape == (60, 80)
+
+
+def test_logits_without_room_are_refused(net: FCN, monkeypatch: pytest.MonkeyPatch) -> None:
+    ready = engine(net)
+    give_memory(monkeypatch, FREE)
+    with pytest.raises(PhotoDoesNotFitError, match="see this photo at 800 x 600 pixels"):
+        ready.logits(photo(600, 800))
+    assert ready.logits(photo(60, 80)).shape == (3, 60, 80)
+
+
+def test_an_allocation_for_a_view_that_fails_is_the_photos_fault(
+    net: FCN, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready = engine(net)
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate")
+
+    monkeypatch.setattr("app.inference.engine.logits_of", fail)
+    with pytest.raises(PhotoDoesNotFitError):
+        ready.segment_views(photo(40, 56), flip=True)
+    with pytest.raises(PhotoDoesNotFitError):
+        ready.logits(photo(40, 56))
+
+
 def test_warming_up_leaves_out_what_does_not_fit(
     net: FCN, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

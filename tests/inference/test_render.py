@@ -10,16 +10,15 @@ from pycocotools import mask as coco
 from app.inference.engine import Segmentation
 from app.inference.render import (
     MaskFormat,
+    Rendering,
     UnknownClassError,
     class_ids,
     mask_entries,
-    needed_extras,
-    render_document,
-    render_file,
 )
-from model import named_classes
+from model import Card, named_classes
 
 CLASSES = named_classes(["sky", "road", "car", "tree"])
+CARD = Card("street", None, CLASSES)
 LABELS = np.array([[0, 0, 3], [1, 1, 255]], np.uint8)
 
 
@@ -71,13 +70,13 @@ def test_entries_without_scores_have_none_and_selection_drops_the_rest():
 
 @pytest.mark.parametrize("mask_format", [MaskFormat.PNG, MaskFormat.GREY])
 def test_files_hold_the_selected_labels_and_void(mask_format):
-    body = render_file(Segmentation(LABELS, None), None, mask_format, CLASSES, (0,), name="a.jpg")
+    body = Rendering(mask_format, (0,)).file(Segmentation(LABELS, None), None, CLASSES)
     assert np.array_equal(np.array(Image.open(io.BytesIO(body))), np.where(LABELS == 0, 0, 255))
 
 
 def segmentation_for(mask_format, selected=None):
     """Return a segmentation with what a format needs, probabilities rising by class."""
-    extras = needed_extras(mask_format, CLASSES, selected, scores=True)
+    extras = Rendering(mask_format, selected, scores=True).extras(CLASSES)
     planes = np.array(extras.probabilities, np.float16)[:, None, None] / 8
     return Segmentation(
         LABELS,
@@ -90,12 +89,16 @@ def segmentation_for(mask_format, selected=None):
 @pytest.mark.parametrize("mask_format", MaskFormat)
 def test_every_format_can_be_written_and_read(mask_format):
     segmentation = segmentation_for(mask_format)
+    rendering = Rendering(mask_format, name="a.jpg")
     if mask_format.is_json:
-        document = render_document(segmentation, mask_format, CLASSES, name="a.jpg")
-        assert json.loads(json.dumps(document))
+        document = rendering.document(segmentation, CARD, "0" * 64, request_id="an-id")
+        found = json.loads(json.dumps(document))
+        origin = found["info"] if mask_format is MaskFormat.COCO else found
+        assert origin["model"] == {"name": "street", "version": "0" * 64}
+        assert origin["request_id"] == "an-id"
         return
     photo = np.zeros((*LABELS.shape, 3), np.uint8)
-    body = render_file(segmentation, photo, mask_format, CLASSES, name="a.jpg")
+    body = rendering.file(segmentation, photo, CLASSES)
     if mask_format.suffix == ".png":
         assert Image.open(io.BytesIO(body)).size == (3, 2)
     else:
@@ -105,9 +108,7 @@ def test_every_format_can_be_written_and_read(mask_format):
 @pytest.mark.parametrize(("selected", "ids"), [(None, [0, 1, 2, 3]), ((1, 3), [1, 3])])
 def test_numpy_reads_probabilities_without_pickle(selected, ids):
     segmentation = segmentation_for(MaskFormat.PROBABILITIES, selected)
-    body = render_file(
-        segmentation, None, MaskFormat.PROBABILITIES, CLASSES, selected, name="a.jpg"
-    )
+    body = Rendering(MaskFormat.PROBABILITIES, selected).file(segmentation, None, CLASSES)
     with np.load(io.BytesIO(body)) as found:
         assert sorted(found) == ["class_ids", "class_names", "probabilities"]
         assert found["probabilities"].dtype == np.float16
@@ -121,22 +122,15 @@ def test_numpy_reads_probabilities_without_pickle(selected, ids):
     [(None, [[255, 200, 150], [100, 50, 0]]), ((1, 2), [[0, 0, 0], [100, 50, 0]])],
 )
 def test_confidence_is_grey_and_black_where_other_classes_are(selected, values):
-    body = render_file(
-        segmentation_for(MaskFormat.CONFIDENCE),
-        None,
-        MaskFormat.CONFIDENCE,
-        CLASSES,
-        selected,
-        name="a.jpg",
-    )
+    segmentation = segmentation_for(MaskFormat.CONFIDENCE)
+    body = Rendering(MaskFormat.CONFIDENCE, selected).file(segmentation, None, CLASSES)
     assert np.array(Image.open(io.BytesIO(body))).tolist() == values
 
 
 def test_scores_are_computed_for_json_only():
     for mask_format in MaskFormat:
-        extras = needed_extras(mask_format, CLASSES, scores=True)
-        assert extras.scores == mask_format.is_json
-        assert not needed_extras(mask_format, CLASSES, scores=False).scores
+        assert Rendering(mask_format, scores=True).extras(CLASSES).scores == mask_format.is_json
+        assert not Rendering(mask_format).extras(CLASSES).scores
 
 
 @pytest.mark.parametrize(
@@ -145,9 +139,9 @@ def test_scores_are_computed_for_json_only():
 )
 def test_what_a_label_map_alone_cannot_give_is_refused(mask_format):
     with pytest.raises(ValueError, match=mask_format):
-        render_file(Segmentation(LABELS, None), None, mask_format, CLASSES, name="a.jpg")
+        Rendering(mask_format).file(Segmentation(LABELS, None), None, CLASSES)
 
 
 def test_a_file_is_no_document():
     with pytest.raises(ValueError, match="png"):
-        render_document(Segmentation(LABELS, None), MaskFormat.PNG, CLASSES, name="a.jpg")
+        Rendering(MaskFormat.PNG).document(Segmentation(LABELS, None), CARD, "0" * 64)

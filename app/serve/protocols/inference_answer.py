@@ -64,7 +64,7 @@ def wanted_of(
     scores = SCORES in tensors.binary
     return Wanted(
         format=MaskFormat.RLE if scores else MaskFormat.GREY,
-        class_ids=class_ids(request.parameters.classes, classes),
+        selected=class_ids(request.parameters.classes, classes),
         scale=request.parameters.scale,
         scores=scores,
     )
@@ -101,7 +101,7 @@ class TensorEncoder:
         self.size = (height, width)
         for name, binary in self._tensors.binary.items():
             if name == LABEL_MAP:
-                kept = masks.select(segmentation.label_map, wanted.class_ids)
+                kept = masks.select(segmentation.label_map, wanted.selected)
                 self.parts[name] = kept.tobytes() if binary else label_map_as_json(kept)
             else:
                 assert segmentation.scores is not None  # `wanted` asked for them

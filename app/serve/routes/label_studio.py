@@ -99,7 +99,7 @@ async def predict(request: Request, service: ServiceDependency) -> Response:
             protocol.parse_label_config, document.label_config, intake.engine.card.classes
         )
         encode = protocol.BrushEncoder(control, version)
-        wanted = Wanted(format=MaskFormat.RLE, class_ids=tuple(sorted(control.labels)), scores=True)
+        wanted = Wanted(format=MaskFormat.RLE, selected=tuple(sorted(control.labels)), scores=True)
 
         async def segment(task: protocol.Task) -> Rendered | Exception:
             record = intake.record.add_image()

@@ -9,13 +9,13 @@ from fastapi import APIRouter, Query, Request
 from fastapi.routing import APIRoute
 from starlette.responses import Response
 
-from app.inference.render import class_ids
+from app.inference.render import UNNAMED, class_ids
 from app.serve.errors import openapi_responses
 from app.serve.intake import taking_photos
 from app.serve.parameters import choose_format, parse_query
-from app.serve.render import UNNAMED, Wanted
+from app.serve.render import Wanted
 from app.serve.routes.dependencies import ServiceDependency, service_of
-from app.serve.schemas import SegmentQuery
+from app.serve.schemas import RleCounts, SegmentQuery
 from app.serve.segment_openapi import HEADERS, MASKS, REQUEST_BODY
 from app.serve.service import Service
 from app.serve.several import combine, segment_each
@@ -76,8 +76,8 @@ async def segment(
 def _wanted(query: SegmentQuery, accept: str | None, classes: Sequence[ClassInfo]) -> Wanted:
     return Wanted(
         format=query.format or choose_format(accept),
-        class_ids=class_ids(query.classes, classes),
-        counts=query.rle,
+        selected=class_ids(query.classes, classes),
+        compressed=query.rle is RleCounts.COMPRESSED,
         scale=query.scale,
         scores=query.scores,
         tolerance=query.tolerance,
