@@ -12,8 +12,8 @@ from torch import Tensor
 
 from app.cli import add_checkpoint, add_device, check_places, load_engine, parser, run
 from app.errors import UsageError
-from app.evaluate import add_labelled_split, open_labelled_split
 from app.inference.engine import Engine
+from app.labelled_split import add_labelled_split, open_labelled_split
 from app.train.calibration import Calibration, calibrate
 from app.train.report import draw_reliability
 from model import save_with_card
@@ -87,20 +87,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     def calibrate_command() -> int:
         check_places(options.out, options.json, report=options.report)
         engine = load_engine(options.checkpoint, options.device, options.precision)
-        dataset = open_labelled_split(options, engine.card)
+        console = Console()
+        dataset = open_labelled_split(options, engine.card, console)
 
         def logits(index: int) -> Tensor:
             return engine.logits(dataset.photo(index))
 
-        console = Console()
         calibration = calibrate(logits, dataset, console)
         _save(calibration, engine, options)
+        if options.json:  # before printing: the terminal may be gone by now
+            _write_figures(calibration, engine, options)
         title = f"{engine.card.name} on {options.dataset} {options.split}, {len(dataset)} photos"
         console.print(_table(calibration, title))
         line = f"{options.out}: {calibration.summary()}"
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-        if options.json:
-            _write_figures(calibration, engine, options)
         if options.report:
             options.report.mkdir(exist_ok=True)
             draw_reliability(calibration, options.report / "reliability.png")

@@ -6,26 +6,23 @@ not wait for one.
 
 import argparse
 import math
+import os
 import re
 import sys
 import textwrap
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
-from rich.progress import track
 
 from app.errors import UsageError
 from app.paths import DEFAULT_CHECKPOINT
+from app.progress import Progress
 
 if TYPE_CHECKING:
     from app.inference.device import Compute
     from app.inference.engine import Engine
-
-LINE_EVERY_S: Final = 30.0
-"""Seconds between progress lines where there is no terminal: a log of hours stays readable."""
 
 ItemT = TypeVar("ItemT")
 
@@ -160,15 +157,10 @@ def add_split_options(arguments: argparse.ArgumentParser) -> None:
 
 def follow(items: Sequence[ItemT], what: str, console: Console) -> Iterator[ItemT]:
     """Yield the items, showing progress: a bar on a terminal, a line every 30 s elsewhere."""
-    if console.is_terminal:
-        yield from track(items, what, console=console, transient=True)
-        return
-    last = time.monotonic()
-    for done, item in enumerate(items):
-        if time.monotonic() - last >= LINE_EVERY_S:
-            last = time.monotonic()
-            console.print(f"{what}: {done} of {len(items)}", markup=False, highlight=False)
-        yield item
+    with Progress(len(items), what, console) as progress:
+        for item in items:
+            yield item
+            progress.advance()
 
 
 def load_engine(checkpoint: Path, device: str, precision: str) -> "Engine":
@@ -207,7 +199,7 @@ def check_places(*files: Path | None, report: Path | None = None) -> None:
         report: Folder that will be made, if asked for.
 
     Raises:
-        UsageError: If a folder is missing or something is in the way.
+        UsageError: If a folder is missing or read-only, or something is in the way.
     """
     for path in (*files, report):
         if path and not path.parent.is_dir():
@@ -217,6 +209,12 @@ def check_places(*files: Path | None, report: Path | None = None) -> None:
             raise UsageError(f"{path} is a folder; give the file's own name")
     if report and report.exists() and not report.is_dir():
         raise UsageError(f"{report}: not a folder")
+    folders = [path.parent for path in files if path]
+    if report:
+        folders.append(report if report.is_dir() else report.parent)
+    for folder in folders:
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise UsageError(f"{folder}: no permission to write in this folder")
 
 
 def run(main: Callable[[], int | None]) -> int:

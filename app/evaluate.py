@@ -4,7 +4,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,78 +13,18 @@ from rich.table import Table
 
 from app.cli import (
     add_checkpoint,
-    add_data,
     add_device,
-    add_split_options,
     check_places,
-    integer,
     load_engine,
     number,
     parser,
     run,
 )
-from app.errors import UsageError
 from app.inference.render import MAX_SCALE, MIN_SCALE
-from app.train.datasets import DATASETS, SPLITS, LabelledImages, open_dataset
+from app.labelled_split import add_labelled_split, open_labelled_split
 from app.train.evaluation import Evaluation, evaluate
 from app.train.report import draw_confusion, draw_worst
-from model import Card
 from model.files import write_json
-
-T = TypeVar("T", int, float)
-
-
-def check_classes(card: Card, dataset: LabelledImages) -> None:
-    """Refuse to compare labels that do not mean the same.
-
-    Raises:
-        UsageError: If the names differ; it says where.
-    """
-    ours = [info.name for info in card.classes]
-    theirs = [info.name for info in dataset.classes]
-    if ours != theirs:
-        raise UsageError(
-            f"the checkpoint's classes ({', '.join(ours)}) are not the dataset's "
-            f"({', '.join(theirs)})"
-        )
-
-
-def add_labelled_split(arguments: argparse.ArgumentParser) -> None:
-    """Add what says which labelled photos to look at."""
-    add_data(arguments, DATASETS)
-    arguments.add_argument("--split", choices=SPLITS, default="val", help="which part")
-    add_split_options(arguments)
-    arguments.add_argument(
-        "--seed",
-        type=integer(0),
-        metavar="N",
-        help="of that choice (default, like the share: those that the checkpoint was trained with)",
-    )
-
-
-def open_labelled_split(options: argparse.Namespace, card: Card) -> LabelledImages:
-    """Open the split that `add_labelled_split` asked for, drawn as the checkpoint's training did.
-
-    Raises:
-        UsageError: If it cannot be opened, or its classes are not the checkpoint's.
-    """
-    trained = card.training
-    same_dataset = trained.get("dataset") == options.dataset
-    dataset = open_dataset(
-        options.dataset,
-        options.data,
-        options.split,
-        val_fraction=_choose(options.val_fraction, same_dataset, trained.get("val_fraction")),
-        seed=_choose(options.seed, same_dataset, trained.get("seed")) or 0,
-        download=options.download,
-    )
-    check_classes(card, dataset)
-    return dataset
-
-
-def _choose(asked: T | None, same_dataset: bool, trained: T | None) -> T | None:
-    """Return what was asked for, else what the checkpoint was trained with."""
-    return asked if asked is not None or not same_dataset else trained
 
 
 def _scales(text: str) -> tuple[float, ...]:
@@ -155,7 +94,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     def evaluate_command() -> int:
         check_places(options.json, report=options.report)
         engine = load_engine(options.checkpoint, options.device, options.precision)
-        dataset = open_labelled_split(options, engine.card)
+        console = Console()
+        dataset = open_labelled_split(options, engine.card, console)
         class_names = [info.name for info in dataset.classes]
 
         def predict(index: int) -> NDArray[np.uint8]:
@@ -163,14 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 dataset.photo(index), scales=options.scales, flip=options.tta == "flip"
             )
 
-        console = Console()
         evaluation = evaluate(predict, dataset, console)
-        scales = ", ".join(f"{scale:g}" for scale in options.scales)
-        title = (
-            f"{engine.card.name} on {options.dataset} {options.split}, {len(dataset)} photos, "
-            f"scales {scales}, tta {options.tta}"
-        )
-        console.print(_table(evaluation, class_names, title))
         if options.json:
             values = {
                 "checkpoint": {"name": engine.card.name, "version": engine.version},
@@ -183,7 +116,13 @@ def main(argv: Sequence[str] | None = None) -> int:
                 **evaluation.confusion.metrics().to_json(class_names),
                 **evaluation.boundary.to_json(class_names),
             }
-            write_json(options.json, values)
+            write_json(options.json, values)  # before printing: the terminal may be gone by now
+        scales = ", ".join(f"{scale:g}" for scale in options.scales)
+        title = (
+            f"{engine.card.name} on {options.dataset} {options.split}, {len(dataset)} photos, "
+            f"scales {scales}, tta {options.tta}"
+        )
+        console.print(_table(evaluation, class_names, title))
         if options.report:
             options.report.mkdir(exist_ok=True)
             counts = evaluation.confusion.counts

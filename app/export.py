@@ -109,10 +109,7 @@ def export(checkpoint: Path, out: Path, *, file_format: str, output: str) -> str
 
     def write(temporary: Path) -> None:
         nonlocal agreement
-        try:
-            temporary.write_bytes(content)
-        except OSError as error:  # a full disk is told without the file's name
-            raise OSError(error.errno, error.strerror, str(out)) from None
+        temporary.write_bytes(content)
         images = _check_images()
         with _quiet():
             answer = kind.run(temporary, images)

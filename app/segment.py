@@ -31,7 +31,7 @@ def summary(report: FolderReport, out: Path) -> str:
     photos = sum(map(len, (report.written, report.skipped, report.failures, report.untried)))
     parts = [f"{len(report.written)} of {photos} masks written to {out}"]
     if report.skipped:
-        parts.append(f"{len(report.skipped)} were there")
+        parts.append(f"{len(report.skipped)} were there (--overwrite makes them again)")
     if report.failures:
         parts.append(f"{len(report.failures)} failed")
     if report.untried:
@@ -44,8 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser(
         "segment",
         "Let a server write masks for photos. What is there already is left out, so the same "
-        "command goes on where it was interrupted. A photo that fails is reported and skipped; "
-        "the exit code is then 2.",
+        "command goes on where it was interrupted; with other options it needs another folder, or "
+        "--overwrite. A photo that fails is reported and skipped; the exit code is then 2.",
         "python -m app.segment photos/ --out masks --url http://localhost:8000",
     )
     arguments.add_argument(

@@ -15,7 +15,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     A reader, and a crash at any moment, sees the old file or the new one.
 
     Raises:
-        OSError: If the file cannot be written; nothing is left behind then.
+        OSError: If the file cannot be written; nothing is left behind then. Of a full disk the
+            system names no file; the error names `path`.
     """
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
@@ -26,9 +27,21 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)  # mkstemp's 0600 would keep a server of another user out
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        # Libraries raise an OSError of mere words, too: that has no number and stays what it is.
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file atomically.
+
+    Raises:
+        OSError: As `write_atomically`.
+    """
+    write_atomically(path, lambda temporary: temporary.write_bytes(data))
 
 
 def write_json(path: Path, values: Any) -> None:
@@ -37,8 +50,7 @@ def write_json(path: Path, values: Any) -> None:
     Raises:
         OSError: As `write_atomically`.
     """
-    text = json.dumps(values, indent=2) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text))
+    write_bytes(path, (json.dumps(values, indent=2) + "\n").encode())
 
 
 def sha256(path: Path) -> str:

@@ -1,6 +1,8 @@
 """`fcn calibrate`: what it measures, prints, writes and refuses."""
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -85,6 +87,18 @@ def test_prints_and_writes_the_figures(
     assert [path.name for path in report.iterdir()] == ["reliability.png"]
     with Image.open(report / "reliability.png") as picture:
         assert picture.format == "PNG"
+
+
+def test_figures_are_written_though_nobody_can_be_told(
+    checkpoint: Path, data: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def print_nothing(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(calibrate.Console, "print", print_nothing)
+    assert run(checkpoint, data, "--out", out, "--json", out.with_name("figures.json")) == 2
+    values = json.loads(out.with_name("figures.json").read_text())
+    assert values["temperature"] == load_checkpoint(out)[1].temperature == MAX_TEMPERATURE
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -1,6 +1,9 @@
 """`fcn evaluate`: what it measures, prints, writes and refuses."""
 
+import errno
 import json
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +11,7 @@ import pytest
 from PIL import Image
 
 from app import evaluate
+from app.inference.engine import Engine
 from model import VOID
 
 
@@ -66,6 +70,47 @@ def test_views_stand_in_title_and_json(
 
 
 @pytest.mark.parametrize(
+    ("words", "views"),
+    [
+        ((), ((1,), False)),
+        (("--scales", "0.5,1,1.5"), ((0.5, 1, 1.5), False)),
+        (("--tta", "flip"), ((1,), True)),
+    ],
+)
+def test_the_network_sees_the_views_that_were_asked_for(
+    checkpoint: Path,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: Sequence[str],
+    views: tuple[Sequence[float], bool],
+) -> None:
+    def segment_views(
+        engine: Engine, photo: np.ndarray, *, scales: Sequence[float] = (1.0,), flip: bool = False
+    ) -> np.ndarray:
+        seen.append((tuple(scales), flip))
+        return np.ones(photo.shape[:2], np.uint8)
+
+    seen: list[tuple[Sequence[float], bool]] = []
+    monkeypatch.setattr(Engine, "segment_views", segment_views)
+    assert run(checkpoint, data, *words, "--json", tmp_path / "figures.json") == 0
+    assert seen == [views] * 3
+    # What the views gave is what was measured.
+    assert json.loads((tmp_path / "figures.json").read_text())["pixel_accuracy"] == 0.375
+
+
+def test_figures_are_written_though_nobody_can_be_told(
+    checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def print_nothing(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(evaluate.Console, "print", print_nothing)
+    assert run(checkpoint, data, "--json", tmp_path / "figures.json") == 2
+    assert json.loads((tmp_path / "figures.json").read_text())["pixel_accuracy"] == 0.375
+
+
+@pytest.mark.parametrize(
     ("words", "complaint"),
     [
         (["--scales", "1,0.5,1.0"], "'1,0.5,1.0' names a scale twice"),
@@ -99,6 +144,27 @@ def test_a_missing_parent_is_found_before_any_work(
     gone = tmp_path / "gone"
     assert run(tmp_path / "no.safetensors", data, option, gone / "result") == 2
     assert capsys.readouterr().err == f"error: {gone}: no such folder\n"
+
+
+@pytest.mark.parametrize("option", ["--json", "--report"])
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_folder_that_is_read_only_is_found_before_any_work(
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    option: str,
+    exists: bool,
+) -> None:
+    place = tmp_path / "results" / "result"
+    place.parent.mkdir()
+    if exists:
+        place.mkdir() if option == "--report" else place.write_text("{}")
+    locked = place if exists and option == "--report" else place.parent
+    # Not by its mode: root may write everywhere.
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != locked or not mode & os.W_OK)
+    assert run(tmp_path / "no.safetensors", data, option, place) == 2
+    assert capsys.readouterr().err == f"error: {locked}: no permission to write in this folder\n"
 
 
 def test_a_file_in_the_reports_place_is_found_before_any_work(

@@ -46,7 +46,10 @@ def test_it_writes_masks_and_goes_on_where_it_ended(
     (photos / "bad.jpg").write_text("no picture")
     assert segment.main(words) == 2
     captured = capsys.readouterr()
-    assert captured.out == f"0 of 4 masks written to {out}, 3 were there, 1 failed\n"
+    assert (
+        captured.out
+        == f"0 of 4 masks written to {out}, 3 were there (--overwrite makes them again), 1 failed\n"
+    )
     assert captured.err == f"error: {photos / 'bad.jpg'}: The bytes are no image.\n"
 
 
@@ -57,7 +60,33 @@ def test_options_reach_the_server(scripted: ScriptedServer, photos: Path, tmp_pa
     (post,) = scripted.posts()
     assert post.query == {"format": "rle", "classes": "road,3", "scale": "0.5", "scores": "true"}
     assert 0 < float(post.headers["x-request-timeout"]) <= 9
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.json"]
+    assert [path.name for path in (tmp_path / "out").glob("[!.]*")] == ["a.json"]
+
+
+def test_other_options_need_another_folder_or_overwrite(
+    scripted: ScriptedServer, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "masks"
+    words = [str(photos), "--out", str(out), "--url", scripted.url]
+    assert segment.main(words) == 0
+    capsys.readouterr()
+    words += ["--format", "overlay"]
+    assert segment.main(words) == 2
+    assert capsys.readouterr().err == (
+        f"error: {out}: the masks there were made with format=png, not with format=overlay; "
+        "overwrite them or give another output folder\n"
+    )
+    assert segment.main([*words, "--overwrite"]) == 0
+    assert Image.open(out / "sub" / "c.png").mode == "RGB"
+
+
+def test_a_file_in_the_folders_place_is_one_line(
+    scripted: ScriptedServer, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "masks"
+    out.touch()
+    assert segment.main([str(photos / "a.png"), "--out", str(out), "--url", scripted.url]) == 2
+    assert capsys.readouterr().err == f"error: {out}: File exists\n"
 
 
 def test_an_unknown_class_is_said_once(
@@ -142,5 +171,6 @@ def test_ctrl_c_ends_it_at_once_and_leaves_whole_files_only(
     _, printed = process.communicate(timeout=50)  # before the answers that never come
     assert process.returncode == 130
     assert printed == "interrupted\n"
-    (written,) = (path for path in out.rglob("*") if path.is_file())
+    files = [path for path in out.rglob("*") if path.is_file()]
+    (written,) = (path for path in files if path.name != ".fcn-segment-png")
     assert np.array_equal(np.asarray(Image.open(written)), LABELS)

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -53,15 +52,21 @@ def _rival_command(name: str, options: argparse.Namespace, model: dict[str, Any]
     if not options.null:
         words += ["--checkpoint", str(options.checkpoint)]
     if name == "litserve":
-        words += shlex.split(options.litserve or "")
+        words += options.litserve or ()
     return Command(name, _MODULES[name], words, _READY[name], {})
 
 
 def _model_of(service: Server) -> dict[str, Any]:
     answer = service.client.get("/model")
-    if answer.status_code != 200:
-        raise UsageError(f"{service.address} is no server of this project: it has no /model")
-    document = answer.json()
+    try:
+        document = answer.json() if answer.status_code == 200 else None
+    except ValueError:
+        document = None
+    if not isinstance(document, dict) or not document.keys() >= set(_MODEL_KEYS):
+        raise UsageError(
+            f"{service.address} is no server of this project: it has no /model with "
+            f"{', '.join(_MODEL_KEYS)}"
+        )
     return {key: document[key] for key in _MODEL_KEYS}
 
 
@@ -164,9 +169,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 before = signal.signal(number, signal.default_int_handler)
                 stack.callback(signal.signal, number, before)
             report = bench(options, console, stack)
-        show(report, console)
-        if options.json:
+        if options.json:  # before printing: the terminal may be gone by now
             report.write(options.json)
+        show(report, console)
         return 0
 
     return run(bench_command)

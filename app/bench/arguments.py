@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.util
+import shlex
 from pathlib import Path
 from typing import Final
 
@@ -68,6 +69,7 @@ def _add_servers(arguments: argparse.ArgumentParser) -> None:
     )
     arguments.add_argument(
         "--litserve",
+        type=_words,
         metavar="WORDS",
         help='options of app.bench.litserve_server, as "--workers 2 --batch-timeout 0.01"',
     )
@@ -169,6 +171,13 @@ def check_options(options: argparse.Namespace) -> None:
         )
     if not options.null and (options.engine or options.compare or not options.url):
         options.checkpoint.stat()
+
+
+def _words(text: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
 
 
 def _rivals(text: str) -> tuple[str, ...]:

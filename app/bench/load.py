@@ -164,14 +164,14 @@ class _Window:
         if self._requests is not None:
             self.closed = finished
 
-    def over(self, now: float) -> bool:
-        """Whether every request to be measured has been answered."""
-        return self._full(now) and not self._outstanding
+    def over(self, due: float) -> bool:
+        """Whether every request due by then that is to be measured has been answered."""
+        return self._full(due) and not self._outstanding
 
-    def _full(self, now: float) -> bool:
+    def _full(self, due: float) -> bool:
         if self._requests is not None:
             return self._measured >= self._requests
-        return now >= self.closed
+        return due >= self.closed
 
 
 class _Generator:
@@ -218,7 +218,9 @@ class _Generator:
             wait_s = due - clock()
             # Also when late: somebody must read the answers.
             await asyncio.sleep(wait_s if wait_s > _EARLY_S else 0)
-            if self._window.over(clock()):
+            # By when it was due, not by the time: after a stall those are still to come that
+            # should have been sent meanwhile.
+            if self._window.over(due):
                 return
             yield due
 

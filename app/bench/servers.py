@@ -31,6 +31,7 @@ STOP_S: Final = 10.0
 INTERRUPTS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals that end this command, in order."""
 
+_URL_FORM: Final = "the URL of a server looks like http://localhost:8000"
 _POLL_S: Final = 0.05
 _TAIL_BYTES: Final = 8192
 
@@ -81,16 +82,20 @@ class Server:
         process: "subprocess.Popen[bytes] | None" = None,
         log: IO[bytes] | None = None,
     ) -> None:
-        parts = urlsplit(url)
+        try:
+            parts, base_url = urlsplit(url), httpx.URL(url)
+            port = parts.port
+        except (ValueError, httpx.InvalidURL) as error:
+            raise UsageError(f"{url}: {error}; {_URL_FORM}") from None
         if parts.scheme != "http" or not parts.hostname or parts.path.strip("/"):
-            raise UsageError(f"{url}: the URL of a server looks like http://localhost:8000")
+            raise UsageError(f"{url}: {_URL_FORM}")
         self.name = name
         self.host = parts.hostname
-        self.port = parts.port or 80
+        self.port = port or 80
         self.address = parts.netloc
         # No proxy stands between this machine and itself.
         self.client = httpx.Client(
-            base_url=url,
+            base_url=base_url,
             timeout=ANSWER_S,
             trust_env=False,
             # A thawed server may be about to close a connection that idled meanwhile.

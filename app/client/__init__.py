@@ -1,7 +1,6 @@
 """The service from Python: `Client` and `AsyncClient`, typed results, typed errors.
 
-Imports neither torch nor anything else of the service, so programs that only ask for masks start
-quickly.
+Imports neither torch nor the service, so programs that only ask for masks start quickly.
 """
 
 from app.client.async_client import AsyncClient
@@ -18,8 +17,9 @@ from app.client.errors import (
     TooLargeError,
     UnavailableError,
 )
-from app.client.folder import Failure, FolderError, FolderReport
+from app.client.folder import Failure, FolderReport
 from app.client.photos import Photo
+from app.client.plan import FolderError
 from app.client.results import VOID, ClassInfo, Health, Model, Segmentation
 from app.client.rich_answers import Probabilities
 

@@ -1,7 +1,7 @@
 """The client for programs on an event loop."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -102,9 +102,8 @@ class AsyncClient:
         tolerance: float | None = None,
     ) -> bytes:
         """Segment a photo and return the answer's bytes; see `Client.download`."""
-        data = await asyncio.to_thread(read_photo, photo)
         params = query(format, classes, scale, scores=scores, tolerance=tolerance)
-        return await self._run(self._exchange.download(data, params))
+        return await self._download(photo, params)
 
     async def polygons(
         self,
@@ -162,15 +161,17 @@ class AsyncClient:
         tolerance: float | None = None,
     ) -> FolderReport:
         """Write the masks of all photos in a folder; see `Client.segment_folder`."""
-        run = FolderRun(folder, Path(out), format, parallel=parallel, overwrite=overwrite)
+        params = query(format, classes, scale, scores=scores, tolerance=tolerance)
+        run = FolderRun(folder, Path(out), params, parallel=parallel, overwrite=overwrite)
         if run.pending:
             await self.model()
         with run.showing(progress):
-            await fetch_in_tasks(
-                run,
-                lambda photo: self.download(photo, format, classes, scale, scores, tolerance),
-            )
+            await fetch_in_tasks(run, lambda photo: self._download(photo, params))
         return run.report()
+
+    async def _download(self, photo: Photo, params: Mapping[str, str]) -> bytes:
+        data = await asyncio.to_thread(read_photo, photo)
+        return await self._run(self._exchange.download(data, params))
 
     async def _run(self, steps: Steps[T]) -> T:
         outcome: Reply | BaseException | None = None

@@ -237,8 +237,9 @@ class Client:
         """Write the masks of all photos in a folder and its subfolders.
 
         A mask has its photo's name and place. What `out` holds already is left out, so that a
-        second call does what a first one did not reach. A photo that fails does not stop the rest;
-        a server that has gone does. Ctrl-C leaves whole files only.
+        second call does what a first one did not reach; a hidden file there tells it what the
+        masks were asked for with. A photo that fails does not stop the rest; a server that has gone
+        does. Ctrl-C leaves whole files only.
 
         Args:
             folder: A folder, or several of them and of image files.
@@ -253,18 +254,19 @@ class Client:
             tolerance: As for `download`.
 
         Raises:
-            FolderError: If there is nothing to segment, or two masks would have one name.
+            FolderError: If there is nothing to segment, two masks would have one name, or the masks
+                that are there were made with other arguments and `overwrite` is false.
             OSError: If a folder cannot be read or a mask cannot be written.
             SegmentationError: If the server does not answer at all.
             ValueError: If `parallel` is below 1.
         """
-        run = FolderRun(folder, Path(out), format, parallel=parallel, overwrite=overwrite)
+        params = query(format, classes, scale, scores=scores, tolerance=tolerance)
+        run = FolderRun(folder, Path(out), params, parallel=parallel, overwrite=overwrite)
         if run.pending:
             self.model()  # one clear error instead of one a photo
         with run.showing(progress):
             fetch_in_threads(
-                run,
-                lambda photo: self.download(photo, format, classes, scale, scores, tolerance),
+                run, lambda photo: self._run(self._exchange.download(read_photo(photo), params))
             )
         return run.report()
 

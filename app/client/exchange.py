@@ -38,6 +38,9 @@ LONGEST_TIMEOUT_S: Final = 1e6
 RETRIES: Final = 8
 """Of a call, unless another number is given: their waits bridge 22 s on average, a restart."""
 
+LEAST_TOLD_S: Final = 0.001
+"""That the server is told it has left; rounded to 0 it would be a wrong parameter to it."""
+
 CONNECT_S: Final = 5.0
 """Longest wait for a connection; a host that is up answers in milliseconds, and one that is not
 may be up at the next try."""
@@ -304,7 +307,7 @@ class Exchange:
         if body is not None:
             # The server drops the work when nobody waits for it any more. The bytes decide what
             # they are, whatever type is declared.
-            headers["X-Request-Timeout"] = f"{left_s:.3f}"
+            headers["X-Request-Timeout"] = f"{max(left_s, LEAST_TOLD_S):.3f}"
             headers["Content-Type"] = "application/octet-stream"
         try:
             reply = yield Send(method, self._url + path, params or {}, headers, body, left_s)

@@ -2,27 +2,28 @@
 
 import os
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Let `write` fill a new file beside `path`, then put it in its place.
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file; a reader, and a crash at any moment, sees the old one or the new one.
 
     `model.files` does the same for what imports torch anyway.
 
     Raises:
-        OSError: If the file cannot be written; nothing is left behind then.
+        OSError: If the file cannot be written; nothing is left behind then. Of a full disk the
+            system names no file; the error names `path`.
     """
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
     try:
         with open(handle, "wb") as file:
-            write(file)
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)  # mkstemp's 0600 would keep other users from reading it
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         os.unlink(temporary)
+        if isinstance(error, OSError) and error.filename is None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise

@@ -1,36 +1,22 @@
-"""Folders of photos -> folders of masks: what to write where, and what became of it."""
+"""Folders of photos -> folders of masks: a run, and what became of each photo."""
 
 import asyncio
-import os
 import queue
 import threading
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from rich.console import Console
+
 from app.client.errors import INVALID_PARAMETER, SegmentationError
-from app.client.files import write_atomically
-from app.client.progress import Progress
+from app.client.files import write_bytes
+from app.client.note import Note
+from app.client.plan import Job, plan
 from app.client.retries import MAY_PASS
-
-PHOTO_SUFFIXES: Final = frozenset(
-    [".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"]
-)
-"""Of files that are taken for photos; case does not count."""
-
-SUFFIXES: Final = {
-    "rle": ".json",
-    "zip": ".zip",
-    "polygons": ".geojson",
-    "coco": ".json",
-    "cvat": ".zip",
-    "probabilities": ".npz",
-}
-"""Format -> suffix of its files, of everything that is no PNG."""
-
+from app.progress import Progress
 
 GONE_AFTER: Final = 3
 """Photos in a row that no server was there for, or only a full one, after which the rest is not
@@ -39,10 +25,6 @@ tried: the next would fare no better, and one alone may be what breaks its conne
 LOOK_S: Final = 0.5
 """How long to wait for an outcome before looking whether Ctrl-C was pressed, in seconds: a signal
 that comes just before a wait begins does not end it."""
-
-
-class FolderError(ValueError):
-    """The folders cannot be what is meant; the message is one line that says what and where."""
 
 
 @dataclass(frozen=True)
@@ -80,83 +62,13 @@ class FolderReport:
         return not self.failures and not self.untried
 
 
-@dataclass(frozen=True)
-class Job:
-    """A photo and the file that its mask goes to."""
-
-    photo: Path
-    output: Path
-
-
-def plan(sources: Sequence[Path], out: Path, format: str) -> list[Job]:
-    """Return what is to be segmented and where the masks go, in order of the names.
-
-    A mask has its photo's name with the suffix of the format, and its place below the folder. Where
-    photos would differ in their suffix only, masks keep it too: `a.jpg` and `a.tif` give
-    `a.jpg.png` and `a.tif.png`.
-
-    Args:
-        sources: Folders, looked through with their subfolders, and image files.
-        out: Folder for the masks; not looked through.
-        format: Of the masks.
-
-    Raises:
-        FolderError: If there are no photos, or a mask would overwrite a photo or another mask.
-        OSError: If a folder cannot be read or a file is missing.
-    """
-    photos = [found for source in sources for found in _photos(source, out)]
-    if not photos:
-        raise FolderError(
-            f"{', '.join(map(str, sources))}: no photos; their names end in "
-            f"{', '.join(sorted(PHOTO_SUFFIXES))}"
-        )
-    suffix = SUFFIXES.get(format, ".png")
-    # Not every file system tells A from a.
-    stems = Counter(str(place.with_suffix("")).casefold() for _, place in photos)
-    jobs: dict[str, Job] = {}
-    for photo, place in photos:
-        shared = stems[str(place.with_suffix("")).casefold()] > 1
-        output = out / place.with_name((place.name if shared else place.stem) + suffix)
-        other = jobs.setdefault(str(output).casefold(), Job(photo, output))
-        if other.photo != photo:
-            raise FolderError(f"{photo} and {other.photo} would both be written to {output}")
-        if output.resolve() == photo.resolve():
-            raise FolderError(
-                f"{photo} would be overwritten by its own mask; give another output folder"
-            )
-    return list(jobs.values())
-
-
-def _photos(source: Path, out: Path) -> Iterator[tuple[Path, Path]]:
-    """Yield each photo with its place below the source."""
-    if not source.is_dir():
-        source.stat()  # raises what the caller expects of a missing file
-        yield source, Path(source.name)
-        return
-    results = out.resolve()
-    if source.resolve() == results:
-        raise FolderError(f"{source}: masks would lie among the photos; give another output folder")
-    for folder, subfolders, files in os.walk(source, onerror=_fail):
-        here = Path(folder)
-        subfolders[:] = sorted(
-            name for name in subfolders if name[0] != "." and (here / name).resolve() != results
-        )
-        for name in sorted(files):
-            if name[0] != "." and Path(name).suffix.lower() in PHOTO_SUFFIXES:
-                yield here / name, (here / name).relative_to(source)
-
-
-def _fail(error: OSError) -> None:
-    raise error
-
-
 class FolderRun:
     """The state of one run over a folder: what is left, what has become of the rest.
 
     Args:
         folder: A folder, or several of them and of image files.
         out: Folder for the masks.
-        format: Of the masks.
+        parameters: Query of `POST /segment` that masks are asked for with.
         parallel: Photos under way at a time.
         overwrite: Whether masks that are there are made again.
 
@@ -165,8 +77,8 @@ class FolderRun:
         parallel: Photos under way at a time.
 
     Raises:
-        FolderError: As `plan`.
-        OSError: As `plan`.
+        FolderError: As `plan` and `Note`.
+        OSError: As `plan` and `Note`.
         ValueError: If `parallel` is below 1.
     """
 
@@ -174,7 +86,7 @@ class FolderRun:
         self,
         folder: str | Path | Sequence[str | Path],
         out: Path,
-        format: str,
+        parameters: Mapping[str, str],
         *,
         parallel: int,
         overwrite: bool,
@@ -182,7 +94,8 @@ class FolderRun:
         if parallel < 1:
             raise ValueError(f"parallel is {parallel}, below 1")
         sources = [folder] if isinstance(folder, str | Path) else folder
-        jobs = plan([Path(source) for source in sources], out, format)
+        jobs = plan([Path(source) for source in sources], out, parameters["format"])
+        self._note = Note(out, parameters, [job.photo for job in jobs], overwrite=overwrite)
         self.parallel = parallel
         self._skipped = [] if overwrite else [job.output for job in jobs if job.output.exists()]
         present = set(self._skipped)
@@ -191,13 +104,17 @@ class FolderRun:
         self._failures: list[Failure] = []
         self._untried: list[Path] = []
         self._gone = 0
-        self._progress = Progress(len(self.pending), shown=False)
+        self._progress = self._make_progress(shown=False)
 
     @contextmanager
     def showing(self, shown: bool) -> Iterator[None]:
         """Show progress while the block runs, if `shown`."""
-        with Progress(len(self.pending), shown=shown) as self._progress:
+        with self._make_progress(shown=shown) as self._progress:
             yield
+
+    def _make_progress(self, *, shown: bool) -> Progress:
+        console = Console(stderr=True) if shown else None
+        return Progress(len(self.pending), "segmenting", console)
 
     def take(self) -> Job | None:
         """Return the next job, None if there is none left."""
@@ -210,7 +127,9 @@ class FolderRun:
             OSError: If it cannot be written.
         """
         job.output.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(job.output, lambda file: file.write(mask))
+        self._note.keep()
+        write_bytes(job.output, mask)
+        self._note.made(job.output)
         self._written.append(job.output)
         self._gone = 0
         self._progress.advance()

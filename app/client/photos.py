@@ -84,6 +84,10 @@ def _encode_image(image: Image.Image) -> bytes:
             f"a Pillow image of mode {image.mode} does not say what is black and what is white; "
             "convert it to 8 bits first"
         )
+    if image.mode.startswith("I;16"):
+        # A PNG is made of the little-endian one only, and Pillow's conversion of the others to RGB
+        # clips at 255 instead of scaling.
+        image = Image.fromarray(np.asarray(image).astype("<u2"))
     return _png(image if image.mode in _PNG_MODES else image.convert("RGB"))
 
 

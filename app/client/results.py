@@ -1,6 +1,7 @@
 """What calls return: a segmented photo, the model, the state of the server."""
 
 import functools
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from app.client.files import write_atomically
+from app.client.files import write_bytes
 from app.client.photos import Photo, shown
 
 VOID: Final = 255
@@ -184,7 +185,9 @@ class Segmentation:
         path = Path(path)
         if path.suffix.lower() != ".png":
             raise ValueError(f"{path}: label maps are saved as .png")
-        write_atomically(path, lambda file: self.to_image().save(file, "PNG"))
+        buffer = io.BytesIO()
+        self.to_image().save(buffer, "PNG")
+        write_bytes(path, buffer.getvalue())
 
     def _palette(self) -> bytes:
         colours = np.zeros((VOID + 1, 3), np.uint8)

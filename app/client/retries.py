@@ -5,6 +5,7 @@ is done only where the next try may end differently.
 """
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -28,6 +29,9 @@ LONGEST_CEILING_S: Final = 10.0
 to the longest: "full jitter", of those compared in
 https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/ the one with the least
 work for the server."""
+
+MAX_DOUBLINGS: Final = math.ceil(math.log2(LONGEST_CEILING_S / FIRST_CEILING_S))
+"""That reach the longest ceiling; those of a thousand tries would leave the range of a float."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,8 @@ def wait_s(failure: SegmentationError, tries: int, deadline: Deadline, clock: Cl
     if failure.retry_after_s is not None:
         wait = failure.retry_after_s + FIRST_CEILING_S * clock.chance()
     else:
-        wait = min(FIRST_CEILING_S * 2.0 ** (tries - 1), LONGEST_CEILING_S) * clock.chance()
+        doublings = min(tries - 1, MAX_DOUBLINGS)
+        wait = min(FIRST_CEILING_S * 2**doublings, LONGEST_CEILING_S) * clock.chance()
     if wait >= deadline.left_s():
         raise failure
     return wait

@@ -83,6 +83,7 @@ def open_coco(
         report: Told of annotations and images that cannot be used, and of photos left out.
 
     Raises:
+        NotSplitError: If it has to be drawn and there is no fraction.
         UsageError: If there is no annotation file for the split, or it is damaged.
     """
     by_split = files_by_split((_split_name(path), path) for path in _split_files(data))

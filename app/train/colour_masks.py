@@ -113,6 +113,7 @@ def open_labelmap(
         report: Told of photos, masks and lines of lists that lack the others.
 
     Raises:
+        NotSplitError: If it has to be drawn and there is no fraction.
         UsageError: If something is missing or does not fit.
     """
     labelmap, class_names = data / "labelmap.txt", data / "class_names.txt"

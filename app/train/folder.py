@@ -29,6 +29,7 @@ def open_folder(
         report: Told of photos and masks that lack each other.
 
     Raises:
+        NotSplitError: If it has to be drawn and there is no fraction.
         UsageError: If something is missing or does not fit.
     """
     classes = read_classes(data / "classes.txt")

@@ -31,7 +31,7 @@ from app.train.report import (
     worst_photos,
 )
 from model import VOID, Card
-from model.files import write_atomically
+from model.files import write_bytes
 
 PHOTOS: Final = 4
 """Photos shown of the best and of the worst."""
@@ -108,7 +108,7 @@ def write_html_report(
     )
     # A file name may hold bytes that are no text; they are shown as such.
     data = html.encode("utf-8", errors="backslashreplace")
-    write_atomically(path, lambda temporary: temporary.write_bytes(data))
+    write_bytes(path, data)
 
 
 def _subtitle(card: Card) -> str:

@@ -24,6 +24,10 @@ _SPLIT_NAMES: Final = {
 SampleT = TypeVar("SampleT")
 
 
+class NotSplitError(UsageError):
+    """The data are not split into train and val, and no share for val was given."""
+
+
 def find_photos(folder: Path, report: Report, *, nested: bool = False) -> dict[str, Path]:
     """Return the photos in a folder by stem, sorted.
 
@@ -132,12 +136,13 @@ def draw_split(
         data: Folder that the message names.
 
     Raises:
-        UsageError: If there is another split or no fraction, or fewer than two samples.
+        NotSplitError: If there is no fraction.
+        UsageError: If there is another split, or fewer than two samples.
     """
     if split == "test":
         raise UsageError(f"{data} has no test split: only train and val are drawn from its photos")
     if val_fraction is None:
-        raise UsageError(
+        raise NotSplitError(
             f"{data} is not split into train and val: give the share for val, as in "
             "--val-fraction 0.2"
         )

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from app.cli import LINE_EVERY_S
+from app.progress import LineTimer
 from app.train.events import Events
 
 BAR_WIDTH: Final = 10
@@ -45,7 +45,8 @@ class Progress:
             disable=not console.is_terminal,
         )
         self._task = self._bar.add_task("training", total=0, status="", visible=False)
-        self._began = self._last_line = time.monotonic()
+        self._began = time.monotonic()
+        self._timer = LineTimer(self._began)
         self._first: _Moment | None = None
         self._latest = _Moment(0, 0.0, 0.0)
         self._work_left = 0.0
@@ -106,8 +107,7 @@ class Progress:
             parts.append(f"{waiting:.0%} waiting for data")
         status = ", ".join(part for part in parts if part)
         self._bar.update(self._task, completed=step, total=steps, status=status, visible=True)
-        if not self._console.is_terminal and now - self._last_line >= LINE_EVERY_S:
-            self._last_line = now
+        if not self._console.is_terminal and self._timer.due(now):
             self.say(f"step {step}/{steps}, {status}")
         if self._events:
             self._events.step(

@@ -19,7 +19,7 @@ from app.train.calibration import Calibration
 from app.train.datasets import LabelledImages
 from app.train.reliability import ProbabilityMetrics
 from model import VOID, ClassInfo
-from model.files import write_atomically
+from model.files import write_bytes
 
 SAMPLES: Final = 4
 """Photos on the sample sheet, spread evenly over val."""
@@ -167,7 +167,7 @@ def draw_confusion(counts: NDArray[np.int64], class_names: Sequence[str], path: 
         path: The PNG to write.
     """
     picture = confusion_picture(counts, class_names)
-    write_atomically(path, lambda temporary: temporary.write_bytes(picture))
+    write_bytes(path, picture)
 
 
 def confusion_picture(counts: NDArray[np.int64], class_names: Sequence[str]) -> bytes:
@@ -235,7 +235,7 @@ def draw_reliability(calibration: Calibration, path: Path) -> None:
         path: The PNG to write.
     """
     picture = reliability_picture(calibration)
-    write_atomically(path, lambda temporary: temporary.write_bytes(picture))
+    write_bytes(path, picture)
 
 
 def reliability_picture(calibration: Calibration) -> bytes:
@@ -349,7 +349,7 @@ def _draw_sheet(rows: Sequence[Sequence[_Panel]], classes: Sequence[ClassInfo], 
 
 def _save(figure: Figure, path: Path, *, dpi: int) -> None:
     picture = _png(figure, dpi=dpi)
-    write_atomically(path, lambda temporary: temporary.write_bytes(picture))
+    write_bytes(path, picture)
 
 
 def _png(figure: Figure, *, dpi: int) -> bytes:

@@ -1,4 +1,4 @@
-"""A server in a thread that answers as a test wants, and remembers what it was asked."""
+"""A server in a thread that answers as a test wants, and remembers what was posted."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -22,10 +22,11 @@ class Reply:
 
 
 class FakeServer:
-    """Calls `answer(number, body)` for each request, in a thread of its own."""
+    """Calls `answer(number, body)` for each POST, in a thread of its own; GETs get `pages`."""
 
     def __init__(self, answer: Callable[[int, bytes], Reply]) -> None:
         self.answer = answer
+        self.pages: dict[str, Reply] = {}
         self.requests: list[tuple[dict[str, str], bytes]] = []
         self.at_once = 0
         self.most_at_once = 0
@@ -71,6 +72,12 @@ def fake_server() -> Callable[..., AbstractContextManager[FakeServer]]:
                 reply = fake.answer(number, body)
                 with fake.changed:
                     fake.at_once -= 1
+                self.send(reply)
+
+            def do_GET(self) -> None:
+                self.send(fake.pages.get(self.path, Reply(404)))
+
+            def send(self, reply: Reply) -> None:
                 if reply.status is None:
                     self.close_connection = True
                     return

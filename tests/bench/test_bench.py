@@ -1,5 +1,6 @@
 """The command as its users run it: real servers as processes, a few requests each."""
 
+import errno
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import app.bench.__main__ as bench_command
 from app import __main__ as fcn
 from app.bench import arguments
 from app.bench.__main__ import main
@@ -77,6 +79,42 @@ def test_an_open_loop_on_a_server_that_runs_already(
     assert service["answers"].keys() == {"200"}
     assert service["answers"]["200"]["count"] == 10
     assert document["model"]["name"] == "null"
+
+
+def bench_at(port: int, *words: object) -> int:
+    """Bench a server that runs already with two tiny photos."""
+    words = ("--url", f"http://127.0.0.1:{port}", "--requests", 2, "--warmup", 0, *words)
+    return main([*map(str, words), "--sizes", "8x6"])
+
+
+@pytest.mark.parametrize(
+    ("status", "page"),
+    [(404, "{}"), (200, "<!doctype html>"), (200, '{"name": "x"}'), (200, "[]"), (200, "null")],
+)
+def test_a_url_that_is_no_server_of_this_project_is_one_line(
+    fake_server, reply, capsys: pytest.CaptureFixture[str], status: int, page: str
+) -> None:
+    with fake_server() as server:
+        server.pages["/model"] = reply(status, body=page.encode())
+        assert bench_at(server.port) == 2
+    error = capsys.readouterr().err
+    assert "is no server of this project" in error
+    assert error.count("\n") == 1
+
+
+def test_figures_are_written_though_nobody_can_be_told(
+    fake_server, reply, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def show(*_: object) -> None:
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+    model = dict.fromkeys(("name", "version", "device", "precision", "architecture"), "x")
+    monkeypatch.setattr(bench_command, "show", show)
+    with fake_server() as server:
+        server.pages["/model"] = reply(body=json.dumps(model).encode())
+        assert bench_at(server.port, "--json", tmp_path / "figures.json") == 2
+    document = json.loads((tmp_path / "figures.json").read_text())
+    assert document["servers"]["service"]["median"]["answers"]["200"]["count"] == 2
 
 
 def test_litserve_beside_the_service(tmp_path: Path) -> None:
@@ -159,6 +197,7 @@ def test_without_litserve_the_extra_is_named(
         ["--sizes", "96x96", "--images", "."],
         ["--sizes", "large"],
         ["--compare", "triton"],
+        ["--compare", "litserve", "--litserve", "--workers '2"],
     ],
 )
 def test_options_that_contradict_one_another_are_one_line(

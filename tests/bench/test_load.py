@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import time
 from collections import Counter
 from itertools import pairwise
 
@@ -78,6 +79,24 @@ def test_time_counts_from_when_a_request_was_due():
     assert Sample(0, due=10.0, sent=12.0, measured=True, answer=answer).latency_s == 2.5
     # A timer may fire a little early; nothing has waited then.
     assert Sample(0, due=12.0, sent=11.5, measured=True, answer=answer).latency_s == 1.0
+
+
+def test_arrivals_due_during_a_stall_of_the_generator_are_measured():
+    class Stalling(list):
+        def __getitem__(self, index):
+            if not stalled:
+                stalled.append(time.sleep(0.8))  # from before the window until after it
+            return super().__getitem__(index)
+
+    stalled = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    nobody = target(port)
+    nobody = Target(nobody.host, port, Stalling(nobody.requests), nobody.weights)
+    outcome = run_load(nobody, Load(rate=200, warm_up_s=0.5, duration_s=0.2))
+    due = [sample.due for sample in measured(outcome)]
+    assert 25 < len(due) < 60  # some 40, of which not one could be sent in time
+    assert all(outcome.opened <= moment < outcome.closed for moment in due)
 
 
 def test_load_flows_before_and_after_what_is_measured(fake_server):

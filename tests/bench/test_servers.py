@@ -143,7 +143,17 @@ def test_metrics_without_labels_are_read(command) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["localhost:8000", "https://host", "http://", "http://host/segment"]
+    "url",
+    [
+        "localhost:8000",
+        "https://host",
+        "http://",
+        "http://host/segment",
+        "http://localhost:80000",
+        "http://localhost:abc",
+        "http://[::1",
+        "http://a\x01b",
+    ],
 )
 def test_what_is_no_url_of_a_server_is_refused(url: str) -> None:
     with pytest.raises(UsageError, match="looks like http://localhost:8000"):

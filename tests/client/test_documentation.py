@@ -54,7 +54,7 @@ def test_the_python_examples_run(scripted: ScriptedServer, folder: Path) -> None
     assert done.stdout == "2 written, 0 were there\nnot a photo: The bytes are no image.\n"
     assert np.array_equal(np.asarray(Image.open(folder / "mask.png")), np.ones((36, 48)))
     assert Image.open(folder / "overlay.png").mode == "RGB"
-    assert Image.open(folder / "masks" / "day" / "a.png").mode == "L"
+    assert Image.open(folder / "labels" / "day" / "a.png").mode == "L"
 
 
 def test_the_commands_run(scripted: ScriptedServer, folder: Path) -> None:

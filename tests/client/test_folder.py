@@ -1,6 +1,7 @@
 """Folders of photos -> folders of masks, through both clients."""
 
 import asyncio
+import errno
 import io
 import os
 from pathlib import Path
@@ -29,8 +30,6 @@ from app.client import (
     FolderError,
     InvalidRequestError,
 )
-from app.client.folder import SUFFIXES
-from app.inference.render import MaskFormat
 
 
 def labels_of(number: int) -> np.ndarray:
@@ -44,8 +43,9 @@ def write_photo(path: Path, number: int = 1) -> Path:
 
 
 def tree(folder: Path) -> list[str]:
-    """Everything below a folder that is no folder, hidden or not."""
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    """Everything below a folder that is no folder, hidden or not, but the note of it."""
+    files = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return sorted(str(path) for path in files if path != Path(".fcn-segment-png"))
 
 
 def read(path: Path) -> np.ndarray:
@@ -74,22 +74,6 @@ def test_subfolders_keep_their_structure(
     assert report.complete
     assert [str(path.relative_to(out)) for path in report.written] == tree(out)
     assert (report.skipped, report.failures, report.untried) == ((), (), ())
-
-
-@pytest.mark.parametrize(
-    ("format", "suffix"), [("grey", ".png"), ("rle", ".json"), ("zip", ".zip")]
-)
-def test_files_are_named_by_their_format(
-    scripted: ScriptedServer, connect, photos: Path, tmp_path: Path, format: str, suffix: str
-) -> None:
-    connect(scripted.url).segment_folder(photos / "sub", tmp_path / "out", format)
-    assert tree(tmp_path / "out") == [f"a{suffix}", f"deep/c{suffix}"]
-
-
-def test_suffixes_are_those_of_the_other_commands() -> None:
-    assert {format.value: format.suffix for format in MaskFormat} == {
-        format.value: SUFFIXES.get(format, ".png") for format in MaskFormat
-    }
 
 
 def test_the_parameters_are_sent_with_each_photo(
@@ -122,32 +106,18 @@ def test_what_is_there_is_skipped_unless_it_shall_be_made_again(
     assert np.array_equal(read(out / "sub" / "a.png"), labels_of(2))
 
 
-def test_photos_that_differ_in_their_suffix_keep_it(
+def test_what_cannot_be_planned_is_said_before_anything_is_sent(
     scripted: ScriptedServer, connect, tmp_path: Path
 ) -> None:
-    for name in ("x.png", "X.bmp", "y.png"):
-        write_photo(tmp_path / "photos" / name)
-    connect(scripted.url).segment_folder(tmp_path / "photos", tmp_path / "out")
-    assert tree(tmp_path / "out") == ["X.bmp.png", "x.png.png", "y.png"]
-
-
-def test_two_photos_never_share_a_mask(scripted: ScriptedServer, connect, tmp_path: Path) -> None:
-    first, second = (write_photo(tmp_path / name / "a.png") for name in "bc")
-    with pytest.raises(FolderError, match="would both be written to"):
-        connect(scripted.url).segment_folder([first, second], tmp_path / "out")
-    for name in ("a.png", "a.bmp", "a.bmp.png"):
-        write_photo(tmp_path / "d" / name)
-    with pytest.raises(FolderError, match="would both be written to"):
-        connect(scripted.url).segment_folder(tmp_path / "d", tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FolderError, match="no photos"):
+        connect(scripted.url).segment_folder(tmp_path / "empty", tmp_path / "out")
+    with pytest.raises(FileNotFoundError):
+        connect(scripted.url).segment_folder(tmp_path / "nowhere", tmp_path / "out")
+    with pytest.raises(ValueError, match="parallel"):
+        connect(scripted.url).segment_folder(tmp_path / "empty", tmp_path / "out", parallel=0)
+    assert scripted.requests == []
     assert not (tmp_path / "out").exists()
-
-
-def test_files_and_folders_together(
-    scripted: ScriptedServer, connect, photos: Path, tmp_path: Path
-) -> None:
-    single = write_photo(tmp_path / "elsewhere" / "single.dat")
-    connect(scripted.url).segment_folder([photos / "sub", str(single)], tmp_path / "out")
-    assert tree(tmp_path / "out") == ["a.png", "deep/c.png", "single.png"]
 
 
 def test_masks_are_not_taken_for_photos(scripted: ScriptedServer, connect, photos: Path) -> None:
@@ -159,17 +129,6 @@ def test_masks_are_not_taken_for_photos(scripted: ScriptedServer, connect, photo
         client.segment_folder(photos, photos)
     with pytest.raises(FolderError, match="overwritten by its own mask"):
         client.segment_folder(photos / "a.png", photos)
-
-
-def test_a_folder_without_photos_is_said(scripted: ScriptedServer, connect, tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(FolderError, match=r"empty: no photos; their names end in \.avif"):
-        connect(scripted.url).segment_folder(tmp_path / "empty", tmp_path / "out")
-    with pytest.raises(FileNotFoundError):
-        connect(scripted.url).segment_folder(tmp_path / "nowhere", tmp_path / "out")
-    with pytest.raises(ValueError, match="parallel"):
-        connect(scripted.url).segment_folder(tmp_path / "empty", tmp_path / "out", parallel=0)
-    assert not (tmp_path / "out").exists()
 
 
 def test_a_bad_photo_does_not_stop_the_rest(
@@ -260,12 +219,18 @@ def test_without_a_server_nothing_is_written(
 def test_a_mask_that_cannot_be_written_ends_the_run_and_leaves_nothing(
     scripted: ScriptedServer, connect, photos: Path, tmp_path: Path, monkeypatch
 ) -> None:
-    def full(source: str, target: Path) -> None:
-        raise OSError(28, "No space left on device", str(target))
+    synced: list[int] = []
 
-    monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(OSError, match="No space left"):
-        connect(scripted.url).segment_folder(photos, tmp_path / "out")
+    def full(handle: int) -> None:
+        synced.append(handle)
+        if len(synced) > 1:  # there was room for the note, not for a mask
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left") as raised:
+        connect(scripted.url).segment_folder(photos, tmp_path / "out", parallel=1)
+    assert raised.value.errno == errno.ENOSPC
+    assert raised.value.filename == str(tmp_path / "out" / "a.png")
     assert tree(tmp_path / "out") == []
 
 
@@ -326,7 +291,7 @@ def test_progress_is_shown_where_it_is_wanted(
     assert capsys.readouterr() == ("", "")
     client.segment_folder(photos, tmp_path / "seldom")
     assert capsys.readouterr().err == f"error: {photos / 'bad.png'}: The bytes are no image.\n"
-    monkeypatch.setattr("app.client.progress.LINE_EVERY_S", 0)
+    monkeypatch.setattr("app.progress.LINE_EVERY_S", 0)
     client.segment_folder(photos, tmp_path / "often", parallel=1)
     assert "segmenting: 2 of 5\n" in capsys.readouterr().err
 

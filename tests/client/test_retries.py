@@ -43,6 +43,8 @@ from app.client import (
     TooLargeError,
     UnavailableError,
 )
+from app.client.exchange import Exchange, Send, query
+from app.client.retries import Deadline, wait_s
 
 LABELS = np.array([[0, 1], [2, 3]], np.uint8)
 PHOTO = png(photo_of(LABELS))
@@ -221,6 +223,12 @@ def test_waits_double_up_to_ten_seconds(
     assert [2 * slept for slept in stopped.slept] == [0.5, 1, 2, 4, 8, 10, 10, 10]
 
 
+def test_waits_stay_at_ten_seconds_however_many_there_were(stopped: StoppedClock) -> None:
+    deadline = Deadline(1e6, stopped.clock)
+    for tries in (1023, 1024, 1025, 10**9):
+        assert wait_s(BusyError("full"), tries, deadline, stopped.clock) == 5
+
+
 @pytest.mark.parametrize("trouble", [busy(), problem(503, "not-ready"), reset])
 def test_after_the_last_retry_it_is_that_error(
     scripted: ScriptedServer, connect, stopped: StoppedClock, trouble
@@ -293,6 +301,16 @@ def test_the_server_is_told_how_long_somebody_waits(
     connect(scripted.url, clock=stopped.clock, timeout=60).segment(PHOTO)
     told = [float(request.headers["x-request-timeout"]) for request in scripted.posts()]
     assert told == [60, 39.75]
+
+
+@pytest.mark.parametrize(("left_s", "told"), [(0.0004, "0.001"), (0.0016, "0.002"), (9, "9.000")])
+def test_the_server_is_never_told_that_no_time_is_left(
+    stopped: StoppedClock, left_s: float, told: str
+) -> None:
+    exchange = Exchange("http://host", timeout_s=left_s, retries=0, clock=stopped.clock)
+    request = next(exchange.download(PHOTO, query("png")))
+    assert isinstance(request, Send)
+    assert request.headers["X-Request-Timeout"] == told
 
 
 def test_tries_of_a_call_share_an_id_and_differ(

@@ -83,6 +83,19 @@ def test_an_array_is_sent_without_loss(scripted: ScriptedServer, connect) -> Non
     assert np.array_equal(np.asarray(sent), pixels)
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_16_bits_are_sent_without_loss(scripted: ScriptedServer, connect, order: str) -> None:
+    levels = np.array([[0, 255, 256], [300, 40000, 65535]], np.uint16)
+    image = Image.fromarray(levels.astype(f"{order}u2"))
+    assert image.mode == {"<": "I;16", ">": "I;16B"}[order]
+    result = connect(scripted.url).segment(image)
+    sent = Image.open(io.BytesIO(scripted.posts()[0].body))
+    assert sent.mode == "I;16"
+    assert np.array_equal(np.asarray(sent), levels)
+    # The photo under an overlay is what the server sees: 16 bits scaled to 8, not clipped.
+    assert np.array_equal(np.asarray(result.overlay(alpha=0))[..., 1], np.rint(levels / 257))
+
+
 def test_a_pillow_image_is_taken_as_it_lies_in_memory(scripted: ScriptedServer) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by 90 degrees, if anybody looks
