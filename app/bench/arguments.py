@@ -166,7 +166,7 @@ def check_options(options: argparse.Namespace) -> None:
         raise UsageError("--compare: the other servers take multipart uploads and answer with png")
     if "litserve" in (options.compare or ()) and importlib.util.find_spec("litserve") is None:
         raise UsageError(
-            "--compare litserve needs LitServe: pip install 'fcn-service[bench]', or compare with "
+            "--compare litserve needs LitServe: pip install -e '.[bench]', or compare with "
             "--compare naive"
         )
     if not options.null and (options.engine or options.compare or not options.url):

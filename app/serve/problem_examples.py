@@ -27,8 +27,9 @@ EXAMPLES: Final = {
     "invalid-parameter": "Unknown class 'cat'; the classes of this model, by name (or index): sky "
     "(0), building (1), road (2).",
     "queue-full": "The queue is full: 256 requests are waiting for their masks.",
-    "queue-too-long": "The queue is too long for this request: what is ahead of it needs about "
-    "12.5 seconds, and it must be answered within 20.0.",
+    "queue-too-long": "The queue is too long for this request: it would wait about 12.5 seconds "
+    "behind others, then take 0.3 itself, and must be answered within 20.0. It is taken only if "
+    "even 2 times that wait leaves it enough time.",
     "uploads-full": "The server is receiving too many uploads at once: 268.1 MB of at most 268.4 "
     "MB are held.",
     "answers-full": "1009 MB of answers are being made or sent, and the 74 MB of this photo's "

@@ -28,7 +28,11 @@ class SegmentQuery(BaseModel):
         description="`png`: label map as a PNG with the classes' colours as palette; `grey`: the "
         "same as plain 8-bit grey, the value is the class index; `rle`: JSON with a COCO run "
         "length encoding for each class; `overlay`: the photo with the colours over it; `zip`: "
-        "one black and white PNG for each class. Without it `Accept` chooses between "
+        "one black and white PNG for each class; `polygons`: GeoJSON outlines in pixels; `coco`: a "
+        "COCO document with an annotation for each region; `cvat`: zip for CVAT's Segmentation "
+        "mask 1.1; `probabilities`: npz with `probabilities` (float16, classes x height x width), "
+        "`class_ids` and `class_names`; `confidence`: grey PNG, 255 times the probability of each "
+        "pixel's class. Without it `Accept` chooses between "
         "`image/png` (default) and `application/json`.",
     )
     classes: str | None = Field(
