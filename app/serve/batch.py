@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from app.serve.futures import settle
 from app.serve.groups import KeyT, Reason
 
 logger = logging.getLogger(__name__)
@@ -94,13 +95,7 @@ class Verdict(Generic[PayloadT, ResultT]):
 
     def deliver(self) -> None:
         """Tell the waiter, in its event loop."""
-        # The waiter may have left between the run and now; its future is then cancelled.
-        if self.item.future.done():
-            return
-        if self.outcome is not None:
-            self.item.future.set_result(self.outcome)
-        else:
-            self.item.future.set_exception(self.error)
+        settle(self.item.future, self.outcome, None if self.outcome else self.error)
 
 
 class BatchRunner(Generic[KeyT, PayloadT, ResultT]):
@@ -185,8 +180,7 @@ class BatchRunner(Generic[KeyT, PayloadT, ResultT]):
             if len(results) != len(verdicts):
                 raise RuntimeError(f"{len(results)} results for a batch of {len(verdicts)}")
         except Exception as error:
-            # A future refuses to hold StopIteration.
-            failure = RuntimeError(repr(error)) if isinstance(error, StopIteration) else error
+            failure = error
             _let_go(error)
         ran_s = self._clock() - began
         if failure is None:

@@ -135,10 +135,14 @@ class Service:
         assert self._pipeline is not None  # check_ready saw to it
         return self._pipeline
 
-    def check_ready(self) -> None:
-        """Raise NotReadyError or ModelDeadError unless new work can be taken."""
+    def check_alive(self) -> None:
+        """Raise ModelDeadError if only a restart helps."""
         if not self.alive:
             raise ModelDeadError("The model cannot run any more; this process must be restarted.")
+
+    def check_ready(self) -> None:
+        """Raise NotReadyError or ModelDeadError unless new work can be taken."""
+        self.check_alive()
         if self.phase is Phase.DRAINING:
             raise NotReadyError(
                 "The server is shutting down and takes no new work; send this to another one.",

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any, Final, Generic, TypeVar
 
+from app.serve.futures import settle
+
 ReturnT = TypeVar("ReturnT")
 
 _RECENT: Final = 32
@@ -127,7 +129,7 @@ class Workers:
                 # A closed loop has nobody left who waits.
                 with contextlib.suppress(RuntimeError):
                     future = task.future
-                    future.get_loop().call_soon_threadsafe(_resolve, future, value, error)
+                    future.get_loop().call_soon_threadsafe(settle, future, value, error)
                 # An idle thread must not hold on to a request.
                 del future, value, error
             del task, function
@@ -137,18 +139,5 @@ def _outcome(function: Callable[[], ReturnT]) -> tuple[ReturnT | None, BaseExcep
     """Return what a function returns, and what it raises."""
     try:
         return function(), None
-    except StopIteration as error:  # which a future refuses to hold
-        return None, RuntimeError(repr(error))
     except BaseException as error:
         return None, error
-
-
-def _resolve(
-    future: "asyncio.Future[ReturnT]", value: ReturnT, error: BaseException | None
-) -> None:
-    if future.done():  # nobody waits any more
-        return
-    if error is None:
-        future.set_result(value)
-    else:
-        future.set_exception(error)

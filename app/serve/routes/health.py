@@ -5,7 +5,7 @@ from typing import Final
 
 from fastapi import APIRouter
 
-from app.serve.errors import ModelDeadError, openapi_responses
+from app.serve.errors import openapi_responses
 from app.serve.routes.dependencies import ServiceDependency
 from app.serve.schemas import Health, Liveness, ModelReference, QueueState, Readiness
 
@@ -30,8 +30,7 @@ SERVICE_VERSION: Final = _service_version()
 )
 async def live(service: ServiceDependency) -> Liveness:
     """200 while the process works or may work later; 503 once it must be restarted."""
-    if not service.alive:
-        raise ModelDeadError("The model cannot run any more; this process must be restarted.")
+    service.check_alive()
     return Liveness(status="alive")
 
 

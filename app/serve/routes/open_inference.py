@@ -8,7 +8,6 @@ from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from app.inference.engine import Engine
-from app.serve.errors import ModelDeadError
 from app.serve.intake import Intake, taking_photos
 from app.serve.protocols import open_inference as protocol
 from app.serve.protocols.errors import (
@@ -105,8 +104,7 @@ async def server_metadata() -> protocol.ServerMetadata:
 )
 async def live(service: ServiceDependency) -> protocol.ServerLive:
     """200 while the process works or may work later; 503 once it must be restarted."""
-    if not service.alive:
-        raise ModelDeadError("The model cannot run any more; this process must be restarted.")
+    service.check_alive()
     return protocol.ServerLive(live=True)
 
 
