@@ -95,15 +95,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         calibration = calibrate(logits, dataset, console)
         _save(calibration, engine, options)
-        if options.json:  # before printing: the terminal may be gone by now
+        if options.json:
             _write_figures(calibration, engine, options)
+        if options.report:
+            options.report.mkdir(exist_ok=True)
+            draw_reliability(calibration, options.report / "reliability.png")
+        # At last: the terminal may be gone by now.
         title = f"{engine.card.name} on {options.dataset} {options.split}, {len(dataset)} photos"
         console.print(_table(calibration, title))
         line = f"{options.out}: {calibration.summary()}"
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-        if options.report:
-            options.report.mkdir(exist_ok=True)
-            draw_reliability(calibration, options.report / "reliability.png")
         return 0
 
     return run(calibrate_command)

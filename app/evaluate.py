@@ -116,19 +116,20 @@ def main(argv: Sequence[str] | None = None) -> int:
                 **evaluation.confusion.metrics().to_json(class_names),
                 **evaluation.boundary.to_json(class_names),
             }
-            write_json(options.json, values)  # before printing: the terminal may be gone by now
-        scales = ", ".join(f"{scale:g}" for scale in options.scales)
-        title = (
-            f"{engine.card.name} on {options.dataset} {options.split}, {len(dataset)} photos, "
-            f"scales {scales}, tta {options.tta}"
-        )
-        console.print(_table(evaluation, class_names, title))
+            write_json(options.json, values)
         if options.report:
             options.report.mkdir(exist_ok=True)
             counts = evaluation.confusion.counts
             draw_confusion(counts, class_names, options.report / "confusion.png")
             worst = options.report / "worst.png"
             draw_worst(dataset, predict, evaluation.photo_mean_iu, worst)
+        # At last: the terminal may be gone by now.
+        scales = ", ".join(f"{scale:g}" for scale in options.scales)
+        title = (
+            f"{engine.card.name} on {options.dataset} {options.split}, {len(dataset)} photos, "
+            f"scales {scales}, tta {options.tta}"
+        )
+        console.print(_table(evaluation, class_names, title))
         return 0
 
     return run(evaluate_command)

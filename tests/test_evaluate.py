@@ -106,7 +106,9 @@ def test_figures_are_written_though_nobody_can_be_told(
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(evaluate.Console, "print", print_nothing)
-    assert run(checkpoint, data, "--json", tmp_path / "figures.json") == 2
+    report = tmp_path / "report"
+    assert run(checkpoint, data, "--json", tmp_path / "figures.json", "--report", report) == 2
+    assert {path.name for path in report.iterdir()} == {"confusion.png", "worst.png"}
     assert json.loads((tmp_path / "figures.json").read_text())["pixel_accuracy"] == 0.375
 
 

@@ -39,8 +39,8 @@ class Note:
         self._noted = _read(self._path)
         self._others: set[Path] = set()
         if self._noted is not None and self._noted != self._parameters:
-            self._others.update(out.rglob(f"*{suffix}"))
-            self._others.difference_update(photos)
+            self._others.update(path.resolve() for path in out.rglob(f"*{suffix}"))
+            self._others.difference_update(path.resolve() for path in photos)
         if self._others and not overwrite:
             raise FolderError(
                 f"{out}: {self._difference()}; overwrite them or give another output folder"
@@ -63,7 +63,7 @@ class Note:
         Raises:
             OSError: If the note cannot be written.
         """
-        self._others.discard(mask)
+        self._others.discard(mask.resolve())
         self.keep()
 
     def _difference(self) -> str:

@@ -303,9 +303,9 @@ class Engine:
         with self._memory_errors(1, max(seen_sizes), size), self._device_errors():
             total = torch.zeros((1, len(self.card.classes), *size), device=self.device)
             for view in views:
-                total += self._logits(view, size).softmax(dim=1)
+                _add_probabilities(total, self._logits(view, size))
                 if flip:
-                    total += self._logits(view[:, ::-1], size).softmax(dim=1).flip(3)
+                    _add_probabilities(total, self._logits(view[:, ::-1], size), mirrored=True)
             label_map: NDArray[np.uint8] = total.argmax(dim=1)[0].to(torch.uint8).cpu().numpy()
         return label_map
 
@@ -372,3 +372,17 @@ class Engine:
         except RuntimeError:
             return False
         return True
+
+
+def _add_probabilities(total: Tensor, logits: Tensor, *, mirrored: bool = False) -> None:
+    """Add the softmax of logits, 1xCxHxW, to a sum of such; no second map of all classes is made.
+
+    Args:
+        total: The sum, changed in place.
+        logits: Overwritten.
+        mirrored: Whether they are those of the mirrored photo.
+    """
+    exponentials = logits.sub_(logits.amax(dim=1, keepdim=True)).exp_()
+    exponentials.div_(exponentials.sum(dim=1, keepdim=True))
+    for of_class, added in zip(total[0], exponentials[0], strict=True):
+        of_class += added.flip(1) if mirrored else added

@@ -21,18 +21,18 @@ _MAX_NAME: Final = 40
 _BAND_ROWS: Final = 64
 
 
-def select(label_map: LabelMap, class_ids: Collection[int] | None) -> LabelMap:
-    """Keep the classes in `class_ids`; every other pixel of the label map, HxW, becomes void.
+def select(label_map: LabelMap, selected: Collection[int] | None) -> LabelMap:
+    """Keep the classes in `selected`; every other pixel of the label map, HxW, becomes void.
 
     None keeps everything and returns `label_map` itself.
 
     Raises:
         ValueError: A class index outside 0 to 254.
     """
-    if class_ids is None:
+    if selected is None:
         return label_map
     table = np.full(256, VOID, np.uint8)
-    for class_id in class_ids:
+    for class_id in selected:
         if not 0 <= class_id < VOID:
             raise ValueError(f"class index {class_id} is outside 0 to {VOID - 1}")
         table[class_id] = class_id
@@ -65,7 +65,7 @@ def confidence_png(confidence: LabelMap, label_map: LabelMap) -> bytes:
 def zip_of_masks(
     label_map: LabelMap,
     classes: Sequence[ClassInfo],
-    class_ids: Collection[int] | None = None,
+    selected: Collection[int] | None = None,
 ) -> bytes:
     """Return a zip with one PNG for each class that is present: 255 where it is, else 0.
 
@@ -74,12 +74,12 @@ def zip_of_masks(
     Args:
         label_map: Labels, HxW.
         classes: All classes, in index order.
-        class_ids: Leave out all others.
+        selected: Leave out all others.
     """
     # np.bincount would widen every label to 64 bits first.
     histogram = Image.fromarray(label_map).histogram()
     present = np.flatnonzero(histogram[: len(classes)])
-    chosen = present if class_ids is None else np.intersect1d(present, list(class_ids))
+    chosen = present if selected is None else np.intersect1d(present, list(selected))
     return stored_zip(
         # 0 stays 0, and -1 is 255.
         (

@@ -26,17 +26,18 @@ MAX_HEAD_BYTES: Final = 65_536
 STALL_S: Final = 10.0
 """How long a connection may stay as it is while the server waits for its client, in seconds:
 without a whole head, with the rest of a body that has been answered, or with an answer that is not
-read. Looked at that often, so it may take twice as long. A request in progress has its own
-deadline."""
+read (where a client has credit, `MOST_CREDIT_S` longer). Looked at that often, so it may take twice
+as long. A request in progress has its own deadline."""
 
 LEAST_RATE: Final = 26_214
 """Bytes a second that a client must read of its answer, which is held until then, and send of a
 body that was answered before it had come."""
 
-MOST_CREDIT_S: Final = 120.0
+MOST_CREDIT_S: Final = 60.0
 """How long a client may read nothing after it has read more than it had to, in seconds: `curl
---limit-rate` and others that pace themselves fill their buffers, 10 MB and more, and then rest. And
-how long it may go on sending what is thrown away."""
+--limit-rate` and others that pace themselves fill their buffers, 10 MB and more, and then rest.
+What the kernels' buffers hold counts as read, so this is also what a client gets that reads
+nothing. And how long it may go on sending what is thrown away. (60 s is nginx's `send_timeout`.)"""
 
 MOST_PIPELINED: Final = 256
 """Requests that may wait on a connection for the one before them. All that one read of the socket
@@ -193,13 +194,15 @@ class GuardedProtocol(HttpToolsProtocol):
         taken = self._counted.written - unsent
         ahead_s = (taken - self._taken) / LEAST_RATE
         self._credit_s = min(self._credit_s + ahead_s, MOST_CREDIT_S)
+        unchanged = self._progress == self._progress_seen
+        if not unchanged:
+            self._discarded_s = 0.0
         if unsent:
             if self._reading == self._answered:  # the same answer as at the last look
                 self._credit_s -= STALL_S
             stalled = self._credit_s < 0
         else:
             at_work = self._running is not None and not self._running.response_complete
-            unchanged = self._progress == self._progress_seen
             stalled = not at_work and unchanged and not self._is_discarding()
         if stalled:
             self._disconnect()
@@ -216,9 +219,8 @@ class GuardedProtocol(HttpToolsProtocol):
 
         Most clients read no answer before they have sent it all.
         """
-        fast = self._body_bytes >= LEAST_RATE * STALL_S
-        self._discarded_s = self._discarded_s + STALL_S if fast else 0.0
-        return fast and self._discarded_s <= MOST_CREDIT_S
+        self._discarded_s += STALL_S
+        return self._body_bytes >= LEAST_RATE * STALL_S and self._discarded_s <= MOST_CREDIT_S
 
     def _refuse(self, problem: Problem, detail: str) -> None:
         """Answer, unless another answer is on its way, and close the connection."""

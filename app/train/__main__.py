@@ -75,22 +75,13 @@ def _train(options: argparse.Namespace, compute: Compute, processes: Processes) 
         progress.say(compute.reason)
         try:
             trainer, val = _prepare(options, splits, compute, processes, folder, progress)
-            trainer.run(progress)
+            _run(trainer, folder, progress)
         except InterruptedRunError:
             progress.say(
                 f"stopped after step {trainer.saved_step} of {trainer.steps}; "
                 f"go on with --out {options.out} --resume"
             )
             return 130
-        except FloatingPointError as error:
-            if processes.is_main:
-                folder.forget_start()
-            raise UsageError(str(error)) from None
-        except torch.OutOfMemoryError as error:
-            if processes.is_main:
-                folder.forget_start()
-            reason = str(error).splitlines()[0]
-            raise UsageError(f"lower --batch-size or --crop: {reason}") from None
     if not processes.is_main:
         return 0
     first = folder.read_config().get("command", options.command)
@@ -106,6 +97,30 @@ def _train(options: argparse.Namespace, compute: Compute, processes: Processes) 
     progress.say(f"best val mIoU {trainer.best:.4f}: {folder.best}")
     progress.say(f"to look at: {folder.path / 'report.html'}")
     return 0
+
+
+def _run(trainer: Trainer, folder: RunFolder, progress: Progress) -> None:
+    """Train.
+
+    What ends a run before anything of it was saved, its user can mend; the same command, mended,
+    then begins it anew.
+
+    Raises:
+        InterruptedRunError: As from `Trainer.run`.
+        UsageError: For photos that cannot be read, too little memory, or a loss that is no number.
+    """
+    try:
+        try:
+            trainer.run(progress)
+        except FloatingPointError as error:
+            raise UsageError(str(error)) from None
+        except torch.OutOfMemoryError as error:
+            reason = str(error).splitlines()[0]
+            raise UsageError(f"lower --batch-size or --crop: {reason}") from None
+    except UsageError:
+        if trainer.processes.is_main:
+            folder.forget_start()
+        raise
 
 
 def _open_splits(options: argparse.Namespace, report: Report = refuse) -> dict[str, LabelledImages]:

@@ -133,7 +133,7 @@ def test_zip_holds_one_mask_for_each_class_present():
 def test_zip_of_chosen_classes():
     label_map = np.array([[0, 1, 2]], np.uint8)
 
-    assert list(entries(zip_of_masks(label_map, CLASSES, class_ids=[2, 3, 0]))) == [
+    assert list(entries(zip_of_masks(label_map, CLASSES, selected=[2, 3, 0]))) == [
         "00_sky.png",
         "02_road.png",
     ]

@@ -393,6 +393,21 @@ def test_what_fails_in_its_first_step_can_be_started_anew(
     assert command(monkeypatch, *words) == 0
 
 
+def test_a_photo_that_breaks_in_the_first_epoch_leaves_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = draw_folder(tmp_path, train=2, val=1, size=(32, 32))
+    words = ["--dataset", "folder", "--data", str(data), *QUICK[2:], "--cache", "0"]
+    words += ["--max-steps", "1", "--out", str(tmp_path / "run")]
+    photo = data / "train" / "images" / "0.png"
+    whole = photo.read_bytes()
+    photo.write_bytes(whole[: len(whole) // 2])  # the header is there, the pixels are not
+    assert command(monkeypatch, *words) == 2
+    assert capsys.readouterr().err.startswith(f"error: {photo}: ")
+    photo.write_bytes(whole)
+    assert command(monkeypatch, *words) == 0
+
+
 def test_more_processes_than_photos_a_batch_are_refused() -> None:
     net = FCN(Architecture(backbone="alexnet", head_width=8), 2)
     recipe = dataclasses.replace(RECIPES["folder"], batch_size=1)
