@@ -86,7 +86,7 @@ DEFAULT: Final = Recipe()
 
 RECIPES: Final = {
     "folder": DEFAULT,
-    # Found for two CPU cores, by the table in docs/training.md: small batches, because steps are
+    # Found for two CPU cores, by the tables in docs/training.md: small batches, because steps are
     # what a short run lacks most; scales below 1, because a shrunken photo shows a whole scene
     # for the price of a crop; and first all of it at half size, for a third of the price. The
     # last epochs see what thin things look like, and are most like the photos as they are.
