@@ -1,5 +1,6 @@
 """Files that are whole or not there."""
 
+import contextlib
 import os
 import tempfile
 from pathlib import Path
@@ -23,7 +24,8 @@ def write_bytes(path: Path, data: bytes) -> None:
         os.chmod(temporary, 0o644)  # mkstemp's 0600 would keep other users from reading it
         os.replace(temporary, path)
     except BaseException as error:
-        os.unlink(temporary)
+        with contextlib.suppress(FileNotFoundError):  # Ctrl-C just after the replacement
+            os.unlink(temporary)
         if isinstance(error, OSError) and error.filename is None:
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
