@@ -67,7 +67,10 @@ def open_labelled_split(
     if val_fraction is not None and (val_fraction, seed) == as_trained and "photos" in trained:
         # A drive that was left out came from train, and what was drawn for val was not looked at.
         drawn = ("train",) if "left_out" in trained else ("train", "val")
-        now = sum(len(open_split(split, val_fraction)) for split in drawn)
+        now = sum(
+            len(dataset if split == options.split else open_split(split, val_fraction))
+            for split in drawn
+        )
         then = sum(trained["photos"].values())
         if now != then:
             _warn(options, now, then, console)

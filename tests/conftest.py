@@ -50,6 +50,18 @@ def browser_path() -> str:
     return _PATH
 
 
+@pytest.fixture(scope="module")
+def random_network() -> tuple[FCN, Card]:
+    """A network of random scores for three classes: its masks have several."""
+    torch.manual_seed(0)
+    architecture = Architecture(variant="fcn32s", backbone="alexnet", head_width=8)
+    net = FCN(architecture, 3)
+    for parameter in net.parameters():
+        if parameter.dim() == 4:
+            torch.nn.init.kaiming_normal_(parameter)
+    return net, Card("random", architecture, named_classes(["sky", "road", "car"]))
+
+
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network that says class 1 everywhere."""

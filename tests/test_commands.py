@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from app import __main__ as fcn
@@ -16,7 +15,7 @@ from app import evaluate, predict
 from app.inference.decode import resize, scaled_size
 from app.inference.engine import Engine
 from app.inference.render import MaskFormat, Rendering
-from model import FCN, Architecture, Card, named_classes, save_checkpoint
+from model import FCN, Card, save_checkpoint
 
 
 @pytest.fixture
@@ -34,17 +33,10 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def varied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def varied(tmp_path_factory: pytest.TempPathFactory, random_network: tuple[FCN, Card]) -> Path:
     """`varied.safetensors`, a network whose masks have several classes, and `photo.png`."""
     folder = tmp_path_factory.mktemp("varied")
-    torch.manual_seed(0)
-    architecture = Architecture(variant="fcn32s", backbone="alexnet", head_width=8)
-    net = FCN(architecture, 3)
-    for parameter in net.parameters():
-        if parameter.dim() == 4:
-            torch.nn.init.kaiming_normal_(parameter)
-    card = Card("varied", architecture, named_classes(["sky", "road", "car"]))
-    save_checkpoint(folder / "varied.safetensors", net, card)
+    save_checkpoint(folder / "varied.safetensors", *random_network)
     colors = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
     blocks = np.kron(colors, np.ones((8, 8, 1), np.uint8))
     Image.fromarray(blocks).save(folder / "photo.png")

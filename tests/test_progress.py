@@ -1,12 +1,11 @@
 """A bar on a terminal, seldom a line elsewhere."""
 
-import io
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from rich.console import Console
+from progress_doubles import Clock, console
 
 from app import progress as module
 from app.cli import follow
@@ -15,26 +14,11 @@ from app.progress import LINE_EVERY_S, LineTimer, Progress
 ROOT = Path(__file__).parents[1]
 
 
-class Clock:
-    """Stands in for the module `time`."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(module, "time", clock)
     return clock
-
-
-def console(*, terminal: bool) -> tuple[Console, io.StringIO]:
-    output = io.StringIO()
-    return Console(file=output, force_terminal=terminal, width=100, color_system=None), output
 
 
 def test_a_line_is_due_half_a_minute_after_the_last() -> None:

@@ -161,6 +161,19 @@ def _checkpoint(text: str) -> Path:
     return DEFAULT_CHECKPOINT if text == "default" else Path(text)
 
 
+class _Range(argparse.Action):
+    """Stores several values as a tuple, which recipes have, instead of a list."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        setattr(namespace, self.dest, tuple(values))
+
+
 def _crop(text: str) -> tuple[int, int] | None:
     return None if text == "whole" else size(text)
 
@@ -187,6 +200,7 @@ _RECIPE_OPTIONS: Final[dict[str, dict[str, Any]]] = {
         "help": "what a step sees of a photo, pixels, or `whole`",
     },
     "scale": {
+        "action": _Range,
         "type": number(0.1, 10),
         "nargs": 2,
         "metavar": ("LOW", "HIGH"),
@@ -219,6 +233,7 @@ _RECIPE_OPTIONS: Final[dict[str, dict[str, Any]]] = {
         "help": "share of the epochs, from the first, on photos and crops of half the size",
     },
     "late_scale": {
+        "action": _Range,
         "type": number(0.1, 10),
         "nargs": 2,
         "metavar": ("LOW", "HIGH"),
@@ -309,7 +324,6 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         saved = saved_options(RunFolder(options.out))
         arguments.set_defaults(**saved)
         options = arguments.parse_args(argv)
-        _ranges_to_tuples(options)
         for key in saved.keys() - RESUMABLE:
             if getattr(options, key) not in (saved[key], "auto"):
                 flag = "--" + key.replace("_", "-")
@@ -318,7 +332,6 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
                     "arguments it began with"
                 )
         options.precision = saved["precision"]
-    _ranges_to_tuples(options)
     for flag, (low, high) in (
         ("--scale", options.scale),
         ("--late-scale", options.late_scale or (1, 1)),
@@ -335,13 +348,6 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         raise UsageError("--precision fp16 is for serving; training takes fp32 or bf16")
     options.command = shlex.join(["python", "-m", "app.train", *argv])
     return options
-
-
-def _ranges_to_tuples(options: argparse.Namespace) -> None:
-    """Make tuples of the ranges, which argparse gives as lists and recipes as tuples."""
-    for name in ("scale", "late_scale"):
-        values = getattr(options, name)
-        setattr(options, name, values and tuple(values))
 
 
 def saved_options(folder: RunFolder) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 On a map that is small beside the kernel, as fc6's 7x7 on the 2x3 cells of a 64x96 crop, the outer
 taps lie in the padding for every position. Their gradient is zero. In bf16 oneDNN leaves there
-what was in memory before (seen with torch 2.14, on 7x7 kernels up to 2 cells and 5x5
-kernels on 1 cell): noise, or infinity, that no loss shows before a larger photo meets those taps.
+what was in memory before (seen with torch 2.14, on 7x7 kernels up to 2 cells and 5x5 kernels on 1
+cell): noise, or infinity, that no loss shows before a larger photo meets those taps.
 """
 
 from typing import Any, Final
@@ -34,9 +34,7 @@ class _Taps:
         conv.weight.register_hook(self._clean)  # type: ignore[no-untyped-call]
 
     def _note(self, conv: Any, inputs: tuple[Tensor, ...]) -> None:
-        rows, columns = (
-            _reached(inputs[0].shape[2 + axis], conv, axis).to(inputs[0].device) for axis in (0, 1)
-        )
+        rows, columns = (_reached(inputs[0].shape[2 + axis], conv, axis) for axis in (0, 1))
         reached = rows[:, None] & columns
         self._unreached = None if reached.all() else ~reached
 

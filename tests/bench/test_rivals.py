@@ -17,22 +17,14 @@ from app.inference.engine import Engine
 from app.inference.network import Extras
 from app.serve.application import create_app
 from app.serve.settings import Settings
-from model import FCN, Architecture, Card, named_classes
+from model import FCN, Card
 
 PHOTOS = drawn_photos(parse_sizes("48x36,33x47"), file_format="jpeg", seed=0)
 
 
 @pytest.fixture(scope="module")
-def engine() -> Engine:
-    """A network of random scores, so that a mask has more than one class."""
-    torch.manual_seed(0)
-    architecture = Architecture(variant="fcn32s", backbone="alexnet", head_width=8)
-    net = FCN(architecture, 3)
-    for parameter in net.parameters():
-        if parameter.dim() == 4:
-            torch.nn.init.kaiming_normal_(parameter)
-    classes = named_classes(["sky", "road", "car"])
-    return Engine(net, Card("random", architecture, classes), "0" * 64, precision="fp32")
+def engine(random_network: tuple[FCN, Card]) -> Engine:
+    return Engine(*random_network, "0" * 64, precision="fp32")
 
 
 def pixels(png: bytes) -> np.ndarray:

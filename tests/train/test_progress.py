@@ -1,23 +1,13 @@
 """What a run tells of itself: bar, lines, the time left, events."""
 
-import io
 from typing import Any
 
 import pytest
+from progress_doubles import Clock, console
 from rich.console import Console
 
 from app.train import progress as module
 from app.train.progress import Progress, show_duration
-
-
-class Clock:
-    """Stands in for the module `time`."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
 
 
 @pytest.fixture
@@ -25,11 +15,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(module, "time", clock)
     return clock
-
-
-def console(*, terminal: bool, width: int = 100) -> tuple[Console, io.StringIO]:
-    output = io.StringIO()
-    return Console(file=output, force_terminal=terminal, width=width, color_system=None), output
 
 
 def line(epoch: int, **values: Any) -> dict[str, Any]:
