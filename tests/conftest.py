@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -18,6 +19,13 @@ from model import FCN, Architecture, Card, named_classes, save_checkpoint
 
 WITH_PROCESSES = ("bench", "browser", "end_to_end")
 """Tests that start servers and put load on them: one after another, beside all the others."""
+
+
+def pytest_configure() -> None:
+    # Shells start what runs in the background deaf to Ctrl-C, and programs that the tests start
+    # would inherit that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
