@@ -41,10 +41,7 @@ def select(label_map: LabelMap, selected: Collection[int] | None) -> LabelMap:
 
 def palette_png(label_map: LabelMap, classes: Sequence[ClassInfo]) -> bytes:
     """Encode a label map, HxW, as a PNG whose palette index is the class; void is transparent."""
-    # Void needs all 256 palette entries, 1 kB: only where there is void. It is the highest of
-    # all labels, and NumPy finds the highest four times faster than any given one.
-    transparent = VOID if label_map.max() == VOID else None
-    return encode_palette_png(label_map, [c.color for c in classes], transparent=transparent)
+    return encode_palette_png(label_map, [c.color for c in classes], transparent=VOID)
 
 
 def grey_png(label_map: LabelMap) -> bytes:

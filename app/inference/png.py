@@ -38,7 +38,7 @@ def encode_palette_png(
     Args:
         label_map: Labels, HxW, at least 1x1.
         palette: Colour of label 0, 1, ...; at most 256. Labels past its end are black.
-        transparent: Label that viewers show as transparent (a `tRNS` chunk).
+        transparent: Label that viewers show as transparent (a `tRNS` chunk), if it is there.
 
     Raises:
         ValueError: Not HxW uint8, no pixels, or more than 256 colours.
@@ -47,10 +47,12 @@ def encode_palette_png(
     if len(palette) > 256:
         raise ValueError(f"a PNG palette has at most 256 colours, not {len(palette)}")
     # An index without an entry is an error to PNG readers.
-    highest = max(int(label_map.max()), transparent or 0)
+    highest = int(label_map.max())
     entries = bytes(itertools.chain.from_iterable(palette)).ljust(3 * (highest + 1), b"\0")
     extra = _chunk(b"PLTE", entries)
-    if transparent is not None:
+    # Void, 255, would take a palette of 1 kB where it is not. Whether a label is above the highest
+    # costs nothing; to look for it takes four times as long as to find the highest.
+    if transparent is not None and transparent <= highest:
         # Entries that tRNS does not reach are opaque.
         extra += _chunk(b"tRNS", b"\xff" * transparent + b"\x00")
     return _encode(label_map, _INDEXED, extra)

@@ -166,7 +166,14 @@ def serve(settings: Settings, listener: socket.socket, **app_options: Any) -> in
     # thread waiting, would cost throughput. Engines come and go; none is here yet.
     gc.collect()
     gc.freeze()
-    config = uvicorn.Config(app, http=GuardedProtocol, ws="none", log_config=None, access_log=False)
+    config = uvicorn.Config(
+        app,
+        http=GuardedProtocol,
+        ws="none",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,  # nothing here asks who the client is
+    )
     server = DrainingServer(config, app.state.service)
     host, port = listener.getsockname()[:2]
     logger.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)

@@ -106,24 +106,25 @@ def test_any_label_can_be_transparent():
 
 
 @pytest.mark.parametrize(
-    ("label_map", "transparent", "entries"),
+    ("label_map", "transparent", "entries", "has_alpha"),
     [
-        ([[0, 1]], None, 3),
-        ([[0, 255]], None, 256),
-        ([[0, 1]], 255, 256),
-        ([[0, 7]], None, 8),
+        ([[0, 1]], None, 3, False),
+        ([[0, 255]], None, 256, False),
+        ([[0, 255]], 255, 256, True),
+        ([[0, 1]], 255, 3, False),
+        ([[0, 7]], None, 8, False),
     ],
 )
-def test_the_palette_is_as_long_as_it_must_be(label_map, transparent, entries):
+def test_the_palette_is_as_long_as_it_must_be(label_map, transparent, entries, has_alpha):
     data = encode_palette_png(np.array(label_map, np.uint8), PALETTE, transparent=transparent)
 
     found = dict(chunks(data))
     assert len(found[b"PLTE"]) == 3 * entries
-    assert (b"tRNS" in found) == (transparent is not None)
+    assert (b"tRNS" in found) == has_alpha
 
 
 def test_chunks_stand_in_the_order_of_the_specification():
-    data = encode_palette_png(np.zeros((2, 2), np.uint8), PALETTE, transparent=255)
+    data = encode_palette_png(np.full((2, 2), 255, np.uint8), PALETTE, transparent=255)
 
     assert [kind for kind, _ in chunks(data)] == [b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"]
 
