@@ -1,7 +1,7 @@
 """The client for programs on an event loop."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -163,9 +163,9 @@ class AsyncClient:
         """Write the masks of all photos in a folder; see `Client.segment_folder`."""
         params = query(format, classes, scale, scores=scores, tolerance=tolerance)
         run = FolderRun(folder, Path(out), params, parallel=parallel, overwrite=overwrite)
-        if run.pending:
-            await self.model()
         with run.showing(progress):
+            if run.pending:
+                await self._run(self._exchange.model(), run.waiting)
             await fetch_in_tasks(run, lambda photo: self._download(photo, params))
         return run.report()
 
@@ -173,12 +173,14 @@ class AsyncClient:
         data = await asyncio.to_thread(read_photo, photo)
         return await self._run(self._exchange.download(data, params))
 
-    async def _run(self, steps: Steps[T]) -> T:
+    async def _run(self, steps: Steps[T], waiting: Callable[[str], None] | None = None) -> T:
         outcome: Reply | BaseException | None = None
         try:
             while True:
                 step = resume(steps, outcome)
                 if isinstance(step, Sleep):
+                    if waiting is not None and step.why is not None:
+                        waiting(step.why)
                     await self._clock.sleep_async(step.seconds)
                     outcome = None
                     continue

@@ -1,6 +1,6 @@
 """The client for programs without an event loop."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -262,20 +262,22 @@ class Client:
         """
         params = query(format, classes, scale, scores=scores, tolerance=tolerance)
         run = FolderRun(folder, Path(out), params, parallel=parallel, overwrite=overwrite)
-        if run.pending:
-            self.model()  # one clear error instead of one a photo
         with run.showing(progress):
+            if run.pending:  # one clear error instead of one a photo
+                self._run(self._exchange.model(), run.waiting)
             fetch_in_threads(
                 run, lambda photo: self._run(self._exchange.download(read_photo(photo), params))
             )
         return run.report()
 
-    def _run(self, steps: Steps[T]) -> T:
+    def _run(self, steps: Steps[T], waiting: Callable[[str], None] | None = None) -> T:
         outcome: Reply | BaseException | None = None
         try:
             while True:
                 step = resume(steps, outcome)
                 if isinstance(step, Sleep):
+                    if waiting is not None and step.why is not None:
+                        waiting(step.why)
                     self._clock.sleep(step.seconds)
                     outcome = None
                     continue

@@ -99,9 +99,15 @@ class Send:
 
 @dataclass(frozen=True)
 class Sleep:
-    """A wait, in seconds."""
+    """A wait.
+
+    Attributes:
+        seconds: How long.
+        why: What the last try ended with, if another follows.
+    """
 
     seconds: float
+    why: str | None = None
 
 
 Steps = Generator[Send | Sleep, Reply | None, T]
@@ -278,8 +284,8 @@ class Exchange:
             except SegmentationError as failure:
                 if tries > self._retries:
                     raise
-                pause = wait_s(failure, tries, deadline, self._clock)
-            yield Sleep(pause)
+                pause = Sleep(wait_s(failure, tries, deadline, self._clock), failure.detail)
+            yield pause
             tries += 1
             request_id = f"{call_id}-{tries}"
 

@@ -104,6 +104,7 @@ class FolderRun:
         self._failures: list[Failure] = []
         self._untried: list[Path] = []
         self._gone = 0
+        self._said_waiting = False
         self._progress = self._make_progress(shown=False)
 
     @contextmanager
@@ -115,6 +116,12 @@ class FolderRun:
     def _make_progress(self, *, shown: bool) -> Progress:
         console = Console(stderr=True) if shown else None
         return Progress(len(self.pending), "segmenting", console)
+
+    def waiting(self, why: str) -> None:
+        """Say, once, that the server is waited for: a wrong address looks like one that is down."""
+        if not self._said_waiting:
+            self._progress.say(f"waiting for the server: {why}")
+        self._said_waiting = True
 
     def take(self) -> Job | None:
         """Return the next job, None if there is none left."""

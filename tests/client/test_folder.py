@@ -216,6 +216,25 @@ def test_without_a_server_nothing_is_written(
     scripted.start()
 
 
+def test_a_server_that_is_waited_for_is_said_once(
+    scripted: ScriptedServer,
+    connect,
+    stopped: StoppedClock,
+    photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    scripted.script = [problem(503, "not-ready", "Still loading.")] * 3
+    client = connect(scripted.url, clock=stopped.clock)
+    assert client.segment_folder(photos, tmp_path / "out").complete
+    assert len(stopped.slept) == 3
+    assert capsys.readouterr() == ("", "waiting for the server: Still loading.\n")
+
+    scripted.script = [problem(503, "not-ready", "Still loading.")]
+    client.segment_folder(photos, tmp_path / "quiet", progress=False)
+    assert capsys.readouterr() == ("", "")
+
+
 def test_a_mask_that_cannot_be_written_ends_the_run_and_leaves_nothing(
     scripted: ScriptedServer, connect, photos: Path, tmp_path: Path, monkeypatch
 ) -> None:
