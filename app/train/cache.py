@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from app.train.datasets import LabelledImages
+from app.train.samples import LabelledImages, check_sizes
 from model import ClassInfo
 
 BYTES_PER_PIXEL = 4
@@ -21,14 +21,19 @@ class InMemory:
         dataset: What to read.
 
     Raises:
-        UsageError: If a file cannot be read.
+        DataError: If a file cannot be read, or a photo and its labels differ in size.
     """
 
     def __init__(self, dataset: LabelledImages) -> None:
         self.classes: tuple[ClassInfo, ...] = dataset.classes
         self.names: Sequence[str] = dataset.names
-        self._photos = [dataset.photo(index) for index in range(len(dataset))]
-        self._labels = [dataset.label(index) for index in range(len(dataset))]
+        self._photos: list[NDArray[np.uint8]] = []
+        self._labels: list[NDArray[np.uint8]] = []
+        for index in range(len(dataset)):
+            photo, label = dataset.photo(index), dataset.label(index)
+            check_sizes(dataset, index, photo.shape[:2], label.shape)
+            self._photos.append(photo)
+            self._labels.append(label)
 
     def __len__(self) -> int:
         """Return the number of samples."""

@@ -23,11 +23,9 @@ def test_the_documentation_is_what_the_code_says():
     assert documented == as_markdown(), "run: python -m app.serve.settings > docs/settings.md"
 
 
-def test_every_setting_is_documented():
-    text = as_markdown()
+def test_every_setting_says_what_it_means():
     for name, field in Settings.model_fields.items():
-        assert f"| `FCN_{name.upper()}` |" in text
-        assert field.description
+        assert field.description, name
 
 
 def test_every_setting_is_read_somewhere():
