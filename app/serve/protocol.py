@@ -44,25 +44,57 @@ MOST_PIPELINED: Final = 256
 brings is parsed, and could be ten thousand."""
 
 
-class _Counted:
-    """What a connection needs of its transport, and how much was written to it.
+_SMALL_BYTES: Final = 2048
+"""The head of an answer takes some 300."""
 
-    Neither the transport's buffer nor its calls to pause and resume say that: the kernel takes
-    megabytes at once.
+
+class _Writer:
+    """What a connection needs of its transport; counts what is written, and writes less often.
+
+    Neither the transport's buffer nor its calls to pause and resume say how much that is: the
+    kernel takes megabytes at once. And uvicorn writes the head of an answer by itself, which
+    uvloop sends at once: two calls of the kernel for each answer, and a client that wakes up twice.
+
+    Args:
+        transport: Where to.
+        loop: Whose turns end what a small piece waits for.
+
+    Attributes:
+        written: Bytes written so far.
     """
 
-    def __init__(self, transport: asyncio.Transport) -> None:
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self.written = 0
-        self._write = transport.write
-        self.close = transport.close
+        self._transport = transport
+        self._loop = loop
+        self._held = b""
         self.abort = transport.abort
         self.is_closing = transport.is_closing
-        self.get_write_buffer_size = transport.get_write_buffer_size
 
     def write(self, data: bytes) -> None:
-        """Write, and count."""
+        """Write; a small piece waits for what follows it in this turn of the loop."""
         self.written += len(data)
-        self._write(data)
+        if self._held:
+            data, self._held = self._held + data, b""
+        elif len(data) <= _SMALL_BYTES:
+            self._held = data
+            self._loop.call_soon(self._flush)
+            return
+        self._transport.write(data)
+
+    def get_write_buffer_size(self) -> int:
+        """Return how many bytes wait to be sent."""
+        return len(self._held) + self._transport.get_write_buffer_size()
+
+    def close(self) -> None:
+        """Close the connection when all is sent."""
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        held, self._held = self._held, b""
+        if held and not self._transport.is_closing():  # the client may have gone meanwhile
+            self._transport.write(held)
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -87,8 +119,8 @@ class GuardedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to watch the client."""
         super().connection_made(transport)
-        self._counted = _Counted(transport)
-        self.transport = self._counted  # type: ignore[assignment]
+        self._writer = _Writer(transport, self.loop)
+        self.transport = self._writer  # type: ignore[assignment]
         self._timer = self.loop.call_later(STALL_S, self._look)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -191,7 +223,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def _look(self) -> None:
         """Abort the connection if its client has not done its part since the last look."""
         unsent = self.transport.get_write_buffer_size()
-        taken = self._counted.written - unsent
+        taken = self._writer.written - unsent
         ahead_s = (taken - self._taken) / LEAST_RATE
         self._credit_s = min(self._credit_s + ahead_s, MOST_CREDIT_S)
         unchanged = self._progress == self._progress_seen

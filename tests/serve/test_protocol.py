@@ -32,6 +32,7 @@ class Transport(asyncio.Transport):
     def __init__(self):
         super().__init__()
         self.unsent = self.room = 0
+        self.writes = []
         self.aborted = self.closed = False
 
     def get_extra_info(self, name, default=None):
@@ -44,6 +45,8 @@ class Transport(asyncio.Transport):
         return self.aborted or self.closed
 
     def write(self, data):
+        assert not self.is_closing()
+        self.writes.append(bytes(data))
         taken = min(len(data), self.room)
         self.room -= taken
         self.unsent += len(data) - taken
@@ -219,6 +222,48 @@ async def test_a_body_that_was_answered_early_may_come_to_its_end(received):
         connection.protocol.data_received(bytes(received))
         assert connection.look()  # but not for ever
     connection.end()
+
+
+async def answer_in_two_pieces(scope, receive, send):
+    length = (b"content-length", b"8")
+    await send({"type": "http.response.start", "status": 200, "headers": [length]})
+    await send({"type": "http.response.body", "body": b"once", "more_body": True})
+    await asyncio.sleep(0)
+    await send({"type": "http.response.body", "body": b"more"})
+
+
+async def test_an_answers_head_goes_with_its_body():
+    connection = Connection(answer_in_two_pieces)
+    connection.protocol.data_received(GET)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    head_and_first, second = connection.transport.writes
+    assert head_and_first.startswith(b"HTTP/1.1 200")
+    assert head_and_first.endswith(b"\r\n\r\nonce")
+    assert second == b"more"
+    connection.end()
+
+
+async def test_a_small_piece_that_nothing_follows_is_sent_in_the_same_turn(connection):
+    connection.write(1)
+    assert connection.transport.writes == []
+    assert connection.protocol.transport.get_write_buffer_size() == 1
+    await asyncio.sleep(0)
+    assert connection.transport.writes == [bytes(1)]
+
+
+async def test_a_small_piece_is_sent_before_the_connection_is_closed(connection):
+    connection.write(1)
+    connection.protocol.transport.close()
+    assert connection.transport.closed
+    assert connection.transport.writes == [bytes(1)]
+
+
+async def test_nothing_is_written_to_a_client_that_has_gone(connection):
+    connection.write(1)
+    connection.transport.abort()
+    await asyncio.sleep(0)
+    assert connection.transport.writes == []
 
 
 async def test_requests_that_wait_behind_another_are_few(connection):
