@@ -43,9 +43,8 @@ MOST_PIPELINED: Final = 256
 """Requests that may wait on a connection for the one before them. All that one read of the socket
 brings is parsed, and could be ten thousand."""
 
-
 _SMALL_BYTES: Final = 2048
-"""The head of an answer takes some 300."""
+"""Pieces up to this wait for what follows them. The head of an answer takes some 300."""
 
 
 class _Writer:
