@@ -9,7 +9,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
-from typing import Final
+from typing import Final, NamedTuple
 
 MOST_IMAGES: Final = 16
 """Largest batch that is tried by default."""
@@ -36,21 +36,37 @@ _ROUNDS: Final = 3
 """How often each batch size is timed again, in turns with the others."""
 
 
+class Cap(NamedTuple):
+    """What was found for one size of photos.
+
+    Attributes:
+        pixels: Of a photo.
+        images: How many photos may share a forward.
+        saving: The time that a photo saves by sharing such a forward, as a multiple of the time
+            by which it makes the forward longer.
+    """
+
+    pixels: int
+    images: int
+    saving: float = math.inf
+
+
 class BatchCaps:
-    """How many photos may share a forward.
+    """How many photos may share a forward, and what each of them saves by it.
 
     Between two measured sizes the larger one's answer holds, so that no batch is larger than was
     found to pay.
 
     Args:
-        points: (pixels of a photo, photos in a batch), pixels ascending. Numbers of photos that
-            ascend too are noise: the least so far counts.
-        beyond: Most pixels in a batch of photos that are larger than all points.
+        caps: Those that were found, pixels ascending. Numbers of photos that ascend too are
+            noise: the least so far counts.
+        beyond: Most pixels in a batch of photos that are larger than all of them.
     """
 
-    def __init__(self, points: Sequence[tuple[int, int]], *, beyond: int) -> None:
-        self._pixels = [pixels for pixels, _ in points]
-        self._images = list(accumulate((images for _, images in points), min))
+    def __init__(self, caps: Sequence[Cap], *, beyond: int) -> None:
+        self._pixels = [cap.pixels for cap in caps]
+        self._images = list(accumulate((cap.images for cap in caps), min))
+        self._savings = [cap.saving for cap in caps]
         self._beyond = beyond
 
     @classmethod
@@ -68,6 +84,15 @@ class BatchCaps:
         if index < len(self._pixels):
             return self._images[index]
         return max(1, self._beyond // pixels)
+
+    def saving(self, pixels: int) -> float:
+        """Return what a photo of so many pixels saves by sharing a forward.
+
+        Returns:
+            As `Cap.saving`; infinite where nothing was measured.
+        """
+        index = min(bisect_left(self._pixels, pixels), len(self._pixels) - 1)
+        return self._savings[index] if self._savings else math.inf
 
     def __str__(self) -> str:
         """For the log: `16 photos up to 9,216 pixels, 4 photos up to 25,600 pixels, then 1`."""
@@ -107,18 +132,20 @@ def measure_batch_caps(
         clock: Seconds.
     """
     deadline = clock() + budget_s
-    points = []
+    caps: list[Cap] = []
     largest = most_images
     for size in sizes:
         pixels = size[0] * size[1]
         largest = min(largest, max(1, most_pixels // pixels))
+        saving = math.inf
         if largest > 1:
             # Half of what is left: larger photos are tried only where smaller ones gained.
             until = (clock() + deadline) / 2
             found = _measure_size(run, size, largest, until, clock)
-            largest = min(largest, found or unmeasured.images(pixels))
-        points.append((pixels, largest))
-    return BatchCaps(points, beyond=points[-1][0] * points[-1][1])
+            images, saving = found or (unmeasured.images(pixels), unmeasured.saving(pixels))
+            largest = min(largest, images)
+        caps.append(Cap(pixels, largest, saving))
+    return BatchCaps(caps, beyond=caps[-1].pixels * caps[-1].images)
 
 
 def _measure_size(
@@ -127,8 +154,11 @@ def _measure_size(
     most_images: int,
     until: float,
     clock: Callable[[], float],
-) -> int | None:
-    """Return the batch size that pays for one size; None if there was no time to compare two."""
+) -> tuple[int, float] | None:
+    """Return the batch size that pays for one size, and the saving of a photo in it.
+
+    None if there was no time to compare two.
+    """
 
     def time_run(images: int) -> float:
         """Return the seconds of a run; infinity if memory did not suffice."""
@@ -165,7 +195,8 @@ def _measure_size(
             if run_s < math.inf
         }
     enough = _ENOUGH * _best_rate(fastest)
-    return next((images for images in fastest if _rate(fastest, images) >= enough), 1)
+    images = next((images for images in fastest if _rate(fastest, images) >= enough), 1)
+    return images, _saving(fastest, images)
 
 
 def _batch_sizes(most: int) -> Iterator[int]:
@@ -180,6 +211,15 @@ def _batch_sizes(most: int) -> Iterator[int]:
 def _rate(fastest: dict[int, float], images: int) -> float:
     """Return the images/s of a batch size."""
     return images / fastest[images]
+
+
+def _saving(fastest: dict[int, float], images: int) -> float:
+    """Return what each photo of a batch saves, as `Cap.saving`; 0 for a batch of one."""
+    if images == 1 or 1 not in fastest:  # memory for one may have been short for a moment
+        return 0.0
+    added_s = fastest[images] - fastest[1]
+    saved_s = images * fastest[1] - fastest[images]
+    return saved_s / added_s if added_s > 0 else math.inf
 
 
 def _best_rate(fastest: dict[int, float]) -> float:

@@ -52,6 +52,7 @@ class Batcher(Generic[KeyT, PayloadT, ResultT]):
         max_images: Most items in a batch.
         max_pixels: Most pixels in a batch; an item larger than this runs alone.
         most_images: A group's own cap on items; see `GroupQueue`. Must not block.
+        saving: What sharing a batch saves; see `GroupQueue`. Must not block.
         delay_s: How long the first of a batch may wait for company; see `GroupQueue`.
         fatal: Errors after which the function can never work again: they end the thread, and
             everything that waits is failed.
@@ -66,6 +67,7 @@ class Batcher(Generic[KeyT, PayloadT, ResultT]):
         max_images: int,
         max_pixels: int,
         most_images: Callable[[KeyT], int] = lambda key: sys.maxsize,
+        saving: Callable[[KeyT], float] = lambda key: math.inf,
         delay_s: float = 0.0,
         fatal: tuple[type[Exception], ...] = (),
         observe: Callable[[BatchReport[KeyT]], None] = lambda report: None,
@@ -78,7 +80,11 @@ class Batcher(Generic[KeyT, PayloadT, ResultT]):
             run, fatal=fatal, clock=clock, observe=self._ran, deliver=self._deliver
         )
         self._queue: GroupQueue[KeyT, Item[PayloadT, ResultT]] = GroupQueue(
-            max_images=max_images, max_pixels=max_pixels, most_images=most_images, delay_s=delay_s
+            max_images=max_images,
+            max_pixels=max_pixels,
+            most_images=most_images,
+            saving=saving,
+            delay_s=delay_s,
         )
         self._cost = CostModel()
         self._idle_at = -math.inf

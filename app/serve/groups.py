@@ -1,14 +1,22 @@
 """The order in which waiting items reach the device: FIFO groups of equal shape."""
 
+import heapq
 import itertools
+import math
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 KeyT = TypeVar("KeyT", bound=Hashable)
+
+
+_BEHIND: Final = 0.5
+"""Share of those that wait that are behind an item, on average: they gain what it saves.
+tests/serve/test_overtaking.py shows what comes of it: where batches save little, as on two CPU
+cores, a shorter p99 for hardly fewer images/s; where they save much, nothing changes."""
 
 
 class Waiting(Protocol):
@@ -43,6 +51,8 @@ class Reason(StrEnum):
     """The device was free, and this was all that waited of the group."""
     DELAY = "delay"
     """The head had waited for company as long as it may."""
+    OLDER = "older"
+    """More of the group waited, but older items of other groups would have waited for them."""
     RETRY = "retry"
     """It is part of a batch that failed."""
 
@@ -88,7 +98,8 @@ class GroupQueue(Generic[KeyT, ItemT]):
 
     Only items of one group share a batch. Choosing by the oldest head keeps every group
     moving: whatever arrives after an item, no batch with a younger head overtakes it, unless
-    the item still sits out a `delay_s`.
+    the item still sits out a `delay_s`. A batch takes younger items of its group along only
+    where that saves those who wait more time than it costs the ones that are overtaken.
 
     Holds no clock and no lock: callers pass the time and serialise the calls.
 
@@ -97,6 +108,9 @@ class GroupQueue(Generic[KeyT, ItemT]):
         max_pixels: Most pixels in a batch; an item larger than this runs alone.
         most_images: A group's own cap on items, beside the two others. Asked when the group
             appears and after each of its batches; by default there is none.
+        saving: The time that an item of a group saves by joining a batch instead of running
+            alone, as a multiple of the time by which it makes the batch longer. Infinite by
+            default: then it may overtake whatever waits.
         delay_s: How long a head waits for company before a batch that is not full becomes
             due. With 0 whatever waits is due at once, so an idle device never waits.
     """
@@ -107,11 +121,13 @@ class GroupQueue(Generic[KeyT, ItemT]):
         max_images: int,
         max_pixels: int,
         most_images: Callable[[KeyT], int] = lambda key: sys.maxsize,
+        saving: Callable[[KeyT], float] = lambda key: math.inf,
         delay_s: float = 0.0,
     ) -> None:
         self._max_images = max_images
         self._max_pixels = max_pixels
         self._most_images = most_images
+        self._saving = saving
         self._delay_s = delay_s
         self._order = itertools.count()
         # Keyed by order of arrival, over all groups: an item can leave from the middle in
@@ -164,28 +180,10 @@ class GroupQueue(Generic[KeyT, ItemT]):
         if not due:
             return Popped(expired=expired)
         _, key = min(due, key=lambda head: head[0])
-        group = self._groups[key]
-        batch: list[ItemT] = []
-        pixels = 0
-        reason = Reason.DELAY if self._delay_s else Reason.IDLE
-        while group.items:
-            ticket, item = group.head
-            if item.gone or item.deadline <= now:
-                self._take(key, group, ticket)
-                if not item.gone:
-                    expired.append(item)
-                continue
-            if batch and not self._fits(group, len(batch), pixels + item.pixels):
-                reason = Reason.FULL
-                break
-            self._take(key, group, ticket)
-            batch.append(item)
-            pixels += item.pixels
+        batch, reason = self._take_batch(key, now, expired)
         if not batch:  # the last who waited have gone since the look at the heads
             return Popped(expired=expired)
-        if not self._fits(group, len(batch), pixels + batch[-1].pixels):
-            reason = Reason.FULL  # nothing is left behind, but nothing like it could have joined
-        self._ask_again(key, group)
+        self._ask_again(key)
         return Popped(key, batch, expired, reason)
 
     def due_in(self, now: float) -> float | None:
@@ -207,8 +205,39 @@ class GroupQueue(Generic[KeyT, ItemT]):
     def _cap(self, key: KeyT) -> int:
         return max(1, min(self._max_images, self._most_images(key)))
 
-    def _ask_again(self, key: KeyT, group: _Group[ItemT]) -> None:
-        if group.items:
+    def _take_batch(
+        self, key: KeyT, now: float, expired: list[ItemT]
+    ) -> tuple[list[ItemT], Reason]:
+        """Take what goes together from the head of a group, and say why it is no more."""
+        group = self._groups[key]
+        most_older = self._saving(key) * _BEHIND * self._length
+        others = heapq.merge(*(self._groups[name].items for name in self._groups if name != key))
+        older, next_other = 0, next(others, None)
+        batch: list[ItemT] = []
+        pixels = 0
+        while group.items:
+            ticket, item = group.head
+            if item.gone or item.deadline <= now:
+                self._take(key, group, ticket)
+                if not item.gone:
+                    expired.append(item)
+                continue
+            if batch and not self._fits(group, len(batch), pixels + item.pixels):
+                return batch, Reason.FULL
+            while next_other is not None and next_other < ticket:
+                older, next_other = older + 1, next(others, None)
+            if batch and older > most_older:
+                return batch, Reason.OLDER
+            self._take(key, group, ticket)
+            batch.append(item)
+            pixels += item.pixels
+        if batch and not self._fits(group, len(batch), pixels + batch[-1].pixels):
+            return batch, Reason.FULL  # none is left behind, but none like it could have joined
+        return batch, Reason.DELAY if self._delay_s else Reason.IDLE
+
+    def _ask_again(self, key: KeyT) -> None:
+        group = self._groups.get(key)
+        if group:
             self._batches -= group.batches(self._max_pixels)
             group.most_images = self._cap(key)
             self._batches += group.batches(self._max_pixels)

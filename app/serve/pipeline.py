@@ -87,6 +87,7 @@ class Pipeline:
             max_images=settings.batch_images,
             max_pixels=settings.batch_pixels,
             most_images=_most_images,
+            saving=_saving,
             delay_s=settings.batch_delay_s,
             fatal=(DeviceLostError,),
             observe=self._observe,
@@ -270,6 +271,12 @@ def _most_images(key: BatchKey) -> int:
     """How many photos of a group share a forward to advantage, as measured at warm-up."""
     height, width = key.input_size
     return key.engine.caps.images(height * width)
+
+
+def _saving(key: BatchKey) -> float:
+    """What a photo of a group saves by sharing a forward, as measured at warm-up."""
+    height, width = key.input_size
+    return key.engine.caps.saving(height * width)
 
 
 def _forward(key: BatchKey, photos: list[Photo]) -> list[_Segmented]:

@@ -1,9 +1,10 @@
+import math
 import random
 from collections.abc import Callable
 
 import pytest
 
-from app.inference.batch_caps import BatchCaps, measure_batch_caps
+from app.inference.batch_caps import BatchCaps, Cap, measure_batch_caps
 
 SIZES = ((10, 10), (20, 20), (40, 40))
 DEFAULT = BatchCaps((), beyond=800)
@@ -67,20 +68,21 @@ def test_unmeasured_caps_are_as_many_as_fit_the_pixels() -> None:
 
 
 def test_between_measured_sizes_the_larger_ones_cap_holds() -> None:
-    caps = BatchCaps([(100, 16), (400, 4), (1600, 2)], beyond=3200)
+    caps = BatchCaps([Cap(100, 16), Cap(400, 4), Cap(1600, 2)], beyond=3200)
     assert images(caps, 1, 100, 101, 400, 401, 1600) == [16, 16, 4, 4, 2, 2]
     assert images(caps, 1601, 10**9) == [1, 1]
     assert str(caps) == (
         "16 photos up to 100 pixels, 4 photos up to 400 pixels, 2 photos up to 1,600 pixels, "
         "then as many as fit 3,200 pixels"
     )
-    assert str(BatchCaps([(100, 16), (400, 1)], beyond=400)) == "16 photos up to 100 pixels, then 1"
-    assert str(BatchCaps([(100, 1)], beyond=100)) == "1"
+    steps = BatchCaps([Cap(100, 16), Cap(400, 1)], beyond=400)
+    assert str(steps) == "16 photos up to 100 pixels, then 1"
+    assert str(BatchCaps([Cap(100, 1)], beyond=100)) == "1"
     assert str(DEFAULT) == "as many as fit 800 pixels"
 
 
 def test_caps_never_rise_with_the_pixels() -> None:
-    caps = BatchCaps([(100, 4), (400, 16), (1600, 2)], beyond=3200)
+    caps = BatchCaps([Cap(100, 4), Cap(400, 16), Cap(1600, 2)], beyond=3200)
     assert images(caps, 100, 400, 1600) == [4, 4, 2]
 
 
@@ -90,6 +92,22 @@ def test_the_smallest_batch_that_is_about_as_fast_as_the_best_is_taken() -> None
     # 1600 takes 2000, 1800, 1700, 1650, 1625, and 1650 is within 3 % of 1625.
     caps = device.measure()
     assert images(caps, 100, 400, 1600, 3200) == [16, 16, 8, 4]
+
+
+def test_what_sharing_saves_is_what_was_measured() -> None:
+    caps = Device(overhead).measure()
+    # Each photo of a batch saves the 400 of a launch, and adds its own pixels.
+    savings = [caps.saving(pixels) for pixels in (1, 100, 101, 400, 1600, 10**6)]
+    assert savings == pytest.approx([4, 4, 1, 1, 0.25, 0.25])
+
+
+def test_what_sharing_saves_is_no_bound_where_nothing_was_measured() -> None:
+    assert DEFAULT.saving(100) == math.inf
+    assert Device(overhead).measure(budget_s=0.0).saving(100) == math.inf
+
+
+def test_a_batch_as_fast_as_one_photo_saves_all() -> None:
+    assert Device(lambda pixels, images: 0.001).measure().saving(100) == math.inf
 
 
 def test_noise_does_not_hide_what_pays() -> None:
@@ -102,6 +120,7 @@ def test_where_batching_does_not_pay_larger_photos_are_not_tried() -> None:
     device = Device(lambda pixels, images: 0.001 * pixels * images**1.2)
     caps = device.measure()
     assert images(caps, 1, 100, 1600, 10**6) == [1, 1, 1, 1]
+    assert caps.saving(1) == 0
     assert {size for size, _ in device.runs} == {SIZES[0]}
     assert max(count for _, count in device.runs) == 2
 

@@ -21,11 +21,12 @@ class Item:
     order: int = -1
 
 
-def queue(max_images=4, max_pixels=100, delay_s=0.0, **most_images):
+def queue(max_images=4, max_pixels=100, delay_s=0.0, saving=math.inf, **most_images):
     return GroupQueue(
         max_images=max_images,
         max_pixels=max_pixels,
         delay_s=delay_s,
+        saving=lambda key: saving,
         most_images=lambda key: most_images.get(key, 1000),
     )
 
@@ -179,6 +180,33 @@ def test_discard_takes_an_item_out_of_the_middle():
     assert groups.pop(0.0).batch == [first, last]
 
 
+def test_a_younger_item_overtakes_only_as_many_older_ones_as_its_saving_is_worth():
+    # Ten wait. Half of them gain 0.4 each: as much as two lose that are overtaken.
+    groups = queue(max_images=10, saving=0.4)
+    a1, a2, b1, a3, b2, a4, b3, a5, b4, b5 = push(groups, *map(Item, "aababababb"))
+    popped = groups.pop(0.0)
+    assert popped.batch == [a1, a2, a3, a4]
+    assert popped.reason is Reason.OLDER
+    # Six wait, which is worth one.
+    assert groups.pop(0.0).batch == [b1, b2, b3, b4, b5]
+    popped = groups.pop(0.0)
+    assert popped.batch == [a5]
+    assert popped.reason is Reason.IDLE
+
+
+def test_without_a_saving_none_is_overtaken_but_equals_still_share_a_batch():
+    groups = queue(max_images=10, saving=0.0)
+    a1, a2, b1, a3 = push(groups, *map(Item, "aaba"))
+    assert [groups.pop(0.0).batch for _ in range(3)] == [[a1, a2], [b1], [a3]]
+
+
+def test_items_that_have_left_are_not_overtaken():
+    groups = queue(max_images=10, saving=0.0)
+    a1, b1, a2 = push(groups, *map(Item, "aba"))
+    assert groups.discard("b", b1.order)
+    assert groups.pop(0.0).batch == [a1, a2]
+
+
 def test_a_delay_lets_company_come_but_a_full_batch_goes_at_once():
     groups = queue(max_images=2, delay_s=1.0)
     first, lone = push(groups, Item("a", arrived=0.0), Item("b", arrived=0.25))
@@ -220,6 +248,7 @@ class Simulation:
     max_pixels: int
     most_images: dict[str, int]
     cost: dict[str, float]
+    saving: float
     ran: list[Item] = field(default_factory=list)
     expired: list[Item] = field(default_factory=list)
 
@@ -261,13 +290,23 @@ class Simulation:
         assert len(batch) <= most
         assert len(batch) == 1 or sum(item.pixels for item in batch) <= self.max_pixels
         assert all(item in live for item in batch)
-        # FIFO within the group, and no company left behind that would have fitted.
+        # FIFO within the group, and no company left behind that would have fitted and was worth
+        # it to those that it overtakes.
         mates = [item for item in live if item.key == batch[0].key]
         assert batch == mates[: len(batch)]
+        assert overtaken(batch[-1], live) <= self.saving * len(waiting) / 2
         if len(batch) < len(mates):
-            assert popped.reason is Reason.FULL
-        if len(batch) < min(len(mates), most):
-            assert sum(item.pixels for item in mates[: len(batch) + 1]) > self.max_pixels
+            left = mates[len(batch)]
+            too_many = len(batch) == most
+            too_large = sum(item.pixels for item in [*batch, left]) > self.max_pixels
+            too_late = overtaken(left, waiting) > self.saving * len(live) / 2
+            assert too_many or too_large or too_late
+            assert popped.reason is (Reason.FULL if too_many or too_large else Reason.OLDER)
+
+
+def overtaken(younger: Item, waiting: list[Item]) -> int:
+    """How many items of other groups are older."""
+    return sum(item.key != younger.key and item.order < younger.order for item in waiting)
 
 
 keys = st.sampled_from("abcde")
@@ -291,12 +330,13 @@ moments = st.integers(0, 40).map(float)
     max_images=st.integers(1, 5),
     max_pixels=st.integers(1, 100),
     most_images=st.fixed_dictionaries({key: st.integers(0, 6) for key in "abcde"}),
+    saving=st.sampled_from([0.0, 0.2, 0.5, 2.0, math.inf]),
 )
 def test_nothing_is_lost_starved_or_mixed(
-    arrivals, patience, costs, max_images, max_pixels, most_images
+    arrivals, patience, costs, max_images, max_pixels, most_images, saving
 ):
-    groups = queue(max_images, max_pixels, **most_images)
-    simulation = Simulation(groups, max_images, max_pixels, most_images, costs)
+    groups = queue(max_images, max_pixels, saving=saving, **most_images)
+    simulation = Simulation(groups, max_images, max_pixels, most_images, costs, saving)
     leaving = {id(item): at for item, at in zip(arrivals, patience, strict=False)}
     simulation.run(arrivals, leaving)
     accounted = simulation.ran + simulation.expired
