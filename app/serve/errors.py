@@ -23,16 +23,13 @@ from app.serve.admission import OverloadedError, QueueFullError
 from app.serve.answers import AnswersFullError, AnswerTooLargeError
 from app.serve.batcher import BatcherClosedError, DeadlineExceededError
 from app.serve.forecast import QueueTooLongError
+from app.serve.image_form import MissingImageError, TooManyImagesError
 from app.serve.parameters import InvalidParameterError, NotAcceptableError
 from app.serve.problem_examples import EXAMPLES
 from app.serve.record import record_of
 from app.serve.schemas import ProblemDocument
-from app.serve.uploads import (
-    MissingImageError,
-    TooManyBytesError,
-    TooManyImagesError,
-    UploadsFullError,
-)
+from app.serve.upload_budget import UploadsFullError
+from app.serve.uploads import TooManyBytesError
 
 CLIENT_CLOSED_REQUEST: Final = 499
 """nginx's status for a client that left; only the log and the metrics ever see it."""

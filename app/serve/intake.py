@@ -21,7 +21,8 @@ from app.serve.pipeline import Pipeline
 from app.serve.record import RequestRecord, record_of
 from app.serve.render import Encode, Rendered, Wanted, render
 from app.serve.service import Phase, Service
-from app.serve.uploads import Upload, announced_length, discard_body, receive_images
+from app.serve.upload_budget import Upload
+from app.serve.uploads import announced_length, discard_body, receive_images
 from app.serve.versions import model_label
 
 _DISCARD_S: Final = 1.0

@@ -26,7 +26,7 @@ from app.serve.record import RequestRecord
 from app.serve.render import Encode, Rendered, Wanted, is_quick, render
 from app.serve.settings import Settings
 from app.serve.telemetry import Telemetry
-from app.serve.uploads import Upload, UploadBudget
+from app.serve.upload_budget import Upload, UploadBudget
 from app.serve.workers import Workers
 from model import ClassInfo
 

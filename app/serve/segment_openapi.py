@@ -4,8 +4,8 @@ from typing import Any, Final
 
 from app.inference.render import MaskFormat
 from app.serve.errors import openapi_responses
+from app.serve.image_form import IMAGE_FIELD
 from app.serve.render import GEOJSON, JSON, NPZ, ZIP
-from app.serve.uploads import IMAGE_FIELD
 
 _BINARY: Final = {"type": "string", "format": "binary"}
 

@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.inference.batch_caps import MOST_IMAGES, MOST_PIXELS
 from app.paths import DEFAULT_CHECKPOINT
-from app.serve.uploads import OVERHEAD_BYTES
+from app.serve.upload_budget import OVERHEAD_BYTES
 
 PREFIX: Final = "FCN_"
 

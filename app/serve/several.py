@@ -30,11 +30,12 @@ from app.serve.errors import (
     problem_of,
     retry_after_s,
 )
+from app.serve.image_form import EMPTY_IMAGE, MissingImageError
 from app.serve.intake import Intake
 from app.serve.render import JSON, ZIP, Rendered, Wanted
 from app.serve.schemas import ProblemDocument
 from app.serve.side_by_side import in_order
-from app.serve.uploads import EMPTY_IMAGE, MissingImageError, Upload
+from app.serve.upload_budget import Upload
 
 logger = logging.getLogger(__name__)
 

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 from PIL import Image
 
+from app.inference.batch_caps import BatchCaps, Cap
 from app.inference.engine import Segmentation
 from app.inference.network import NO_EXTRAS
 from model import ClassInfo
@@ -92,7 +93,7 @@ class EngineDouble:
     reason = "a double needs no arithmetic"
 
     def __init__(self, gate=None, most_images=1000):
-        self.caps = SimpleNamespace(images=lambda pixels: most_images)
+        self.caps = BatchCaps([Cap(10**9, most_images)], beyond=1)
         self.batches = []
         self.warmed = None
         self.fails = {}

@@ -6,7 +6,7 @@ from pydantic import BaseModel
 
 from app.serve.protocols.errors import InvalidRequestError, JsonTooLargeError
 from app.serve.protocols.json_body import decode_base64, parse_json
-from app.serve.uploads import UploadBudget, UploadsFullError
+from app.serve.upload_budget import UploadBudget, UploadsFullError
 
 pytestmark = pytest.mark.anyio
 

@@ -5,18 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.requests import ClientDisconnect
 
-from app.serve.uploads import (
-    OVERHEAD_BYTES,
-    MissingImageError,
-    Received,
-    TooManyBytesError,
-    TooManyImagesError,
-    UploadBudget,
-    UploadsFullError,
-    announced_length,
-    discard_body,
-    receive_images,
-)
+from app.serve.image_form import MissingImageError, Received, TooManyImagesError
+from app.serve.upload_budget import OVERHEAD_BYTES, UploadBudget, UploadsFullError
+from app.serve.uploads import TooManyBytesError, announced_length, discard_body, receive_images
 
 BOUNDARY = "frontier"
 FORM = f"multipart/form-data; boundary={BOUNDARY}"
@@ -128,19 +119,6 @@ def test_more_images_than_a_request_may_have_are_refused(most):
         receive_form(*[part("image", b"x")] * (most + 1), most=most)
 
 
-def test_images_of_one_request_are_released_one_by_one():
-    budget = UploadBudget(10**9, retry_after=lambda: 1)
-    with budget.open() as whole:
-        whole.count(120)  # two images and what is around them
-        first, second = whole.divide([Received(b"x" * 40, "a.png"), Received(b"y" * 60, None)])
-        assert (first.name, second.data) == ("a.png", b"y" * 60)
-        second.release()
-        assert budget.held == OVERHEAD_BYTES + 60
-        first.release()
-        assert budget.held == 0
-    assert budget.held == 0
-
-
 @pytest.mark.parametrize("content_type", [None, FORM])
 def test_bytes_are_counted_while_they_stream(content_type):
     endless = [part("image", b"x" * 60)] + [b"x" * 100] * 10
@@ -169,22 +147,6 @@ def test_the_announced_length(header, length):
 def test_too_large_a_length_is_refused_before_reading(header):
     with pytest.raises(TooManyBytesError):
         announced_length(header, limit=100)
-
-
-def test_uploads_share_a_budget_that_is_given_back():
-    budget = UploadBudget(2 * OVERHEAD_BYTES + 100, retry_after=lambda: 3)
-    with budget.open() as upload:
-        upload.count(90)
-        with pytest.raises(UploadsFullError) as caught, budget.open(announced=11):
-            pass
-        assert caught.value.retry_after_s == 3
-        with budget.open(announced=10) as other:
-            other.count(10)
-            with pytest.raises(UploadsFullError):
-                upload.count(1)
-        upload.release()
-        assert budget.held == 0
-    assert budget.held == 0
 
 
 def test_an_upload_that_passes_the_budget_is_dropped():

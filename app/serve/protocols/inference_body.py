@@ -15,7 +15,8 @@ from app.serve.protocols.open_inference import (
     refuse_extensions,
 )
 from app.serve.settings import Settings
-from app.serve.uploads import TooManyBytesError, Upload
+from app.serve.upload_budget import Upload
+from app.serve.uploads import TooManyBytesError
 
 JSON_LENGTH_HEADER: Final = "Inference-Header-Content-Length"
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
 from app.serve.protocols.errors import InvalidRequestError, JsonTooLargeError
-from app.serve.uploads import Upload
+from app.serve.upload_budget import Upload
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 ReturnT = TypeVar("ReturnT")

@@ -11,9 +11,9 @@ from pydantic_core import to_json
 
 from app.inference.decode import read_header
 from app.serve.answers import AnswerTooLargeError
+from app.serve.image_form import TooManyImagesError
 from app.serve.protocols.errors import InvalidRequestError
 from app.serve.protocols.json_body import decode_base64
-from app.serve.uploads import TooManyImagesError
 
 _CHANNELS: Final = 3
 

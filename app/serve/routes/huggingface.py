@@ -17,7 +17,7 @@ from app.serve.protocols.huggingface import (
 from app.serve.protocols.json_body import beside_the_loop, decode_base64, parse_json
 from app.serve.render import Wanted
 from app.serve.routes.dependencies import ServiceDependency
-from app.serve.uploads import Upload
+from app.serve.upload_budget import Upload
 
 router = APIRouter(tags=["other clients"], route_class=ErrorMemberRoute)
 

@@ -25,7 +25,8 @@ from app.serve.render import Rendered, Wanted
 from app.serve.routes.dependencies import ServiceDependency
 from app.serve.settings import Settings
 from app.serve.side_by_side import in_order
-from app.serve.uploads import TooManyBytesError, Upload
+from app.serve.upload_budget import Upload
+from app.serve.uploads import TooManyBytesError
 from app.serve.versions import model_label
 
 router = APIRouter(prefix="/label-studio", tags=["other clients"], route_class=ErrorMemberRoute)

@@ -33,7 +33,7 @@ from app.serve.routes.dependencies import ServiceDependency
 from app.serve.routes.health import SERVICE_VERSION
 from app.serve.service import Service
 from app.serve.side_by_side import in_order
-from app.serve.uploads import Upload
+from app.serve.upload_budget import Upload
 
 router = APIRouter(prefix="/v2", tags=["other clients"], route_class=ErrorMemberRoute)
 
