@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from app.inference.batch_caps import BatchCaps
+from app.inference.batch_caps import BatchCaps, Cap
 from app.inference.decode import resize, scaled_size
 from app.inference.engine import Engine
 from app.inference.network import Extras, fold_batch_norms
@@ -359,7 +359,7 @@ def test_caps_are_a_rule_until_they_are_measured(
 
 def test_caps_are_adopted_from_an_engine_that_is_as_fast(net: FCN) -> None:
     serving, other = engine(net), engine(net)
-    serving.caps = BatchCaps([(100, 7)], beyond=700)
+    serving.caps = BatchCaps([Cap(100, 7)], beyond=700)
     assert other.adopt_caps(serving)
     assert other.caps.images(100) == 7
     slower = engine(net, "bf16")
