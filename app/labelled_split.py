@@ -65,11 +65,9 @@ def open_labelled_split(
     check_classes(card, dataset)
     as_trained = (trained.get("val_fraction"), trained.get("seed"))
     if val_fraction is not None and (val_fraction, seed) == as_trained and "photos" in trained:
-        # A drive that was left out came from train, and what was drawn for val was not looked at.
-        drawn = ("train",) if "left_out" in trained else ("train", "val")
         now = sum(
             len(dataset if split == options.split else open_split(split, val_fraction))
-            for split in drawn
+            for split in ("train", "val")
         )
         then = sum(trained["photos"].values())
         if now != then:

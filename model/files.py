@@ -6,7 +6,11 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+_MOST_PREFIX: Final = 200
+"""Bytes of a file's name in that of its temporary file: file systems take 255, with what mkstemp
+appends."""
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -18,7 +22,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         OSError: If the file cannot be written; nothing is left behind then. Of a full disk the
             system names no file; the error names `path`.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    prefix = f".{os.fsdecode(os.fsencode(path.name)[:_MOST_PREFIX])}."
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix)
     os.close(handle)
     temporary = Path(name)
     try:

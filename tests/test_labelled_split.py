@@ -136,14 +136,6 @@ def test_photos_added_since_the_training_are_warned_of(
     assert said.startswith("warning: ")
 
 
-def test_a_drive_that_was_left_out_counts_as_drawn_for_training(tmp_path: Path) -> None:
-    write_folder(tmp_path, NAMES)
-    left_out = trained_on("folder", train=4, val=2, left_out="1")
-    assert looked_at(left_out, "folder", tmp_path) == (drawn("folder", tmp_path), "")
-    write_folder(tmp_path, ["new.png"])
-    assert looked_at(left_out, "folder", tmp_path)[1].startswith("warning: ")
-
-
 def test_without_a_share_from_anywhere_unsplit_photos_are_refused(tmp_path: Path) -> None:
     write_folder(tmp_path, NAMES)
     for card in (trained_on("coco"), trained_on("folder", val_fraction=None)):

@@ -20,8 +20,8 @@ _BAND_BYTES: Final = 1 << 20
 # more significant byte; with the other byte order's raw mode, they keep the less significant.
 _OTHER_ORDER: Final = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
 
-_SCALE_OF_GREY_KEY: Final = {"L;2": 85, "L;4": 17}
-"""PNG's transparent grey counts in the file's bits; Pillow's pixels always reach to 255."""
+GREY_STRETCH: Final = {"L;2": 85, "L;4": 17}
+"""What Pillow multiplies the grey of PNGs of two and four bits by, so that white is 255."""
 
 # TIFF's tags, and the values that need care.
 _BITS_PER_SAMPLE: Final = 258
@@ -44,7 +44,7 @@ def load(image: ImageFile.ImageFile, reopen: Callable[[], ImageFile.ImageFile]) 
         BrokenImage: The file is damaged, or its samples have no known white.
     """
     name = image.format or ""
-    raw_mode = _raw_mode(image)
+    raw_mode = raw_mode_of(image)
     if image.mode in ("F", "I"):
         raise BrokenImage(
             f"The {name} file has 32-bit, signed or floating-point samples, for which no white "
@@ -67,7 +67,7 @@ def load(image: ImageFile.ImageFile, reopen: Callable[[], ImageFile.ImageFile]) 
     _decode(image, raw_mode)
     key = image.info.get("transparency")
     if image.mode in ("1", "L") and isinstance(key, int):
-        image.info["transparency"] = key * _SCALE_OF_GREY_KEY.get(raw_mode, 1) & 0xFF
+        image.info["transparency"] = key * GREY_STRETCH.get(raw_mode, 1) & 0xFF
     elif image.mode == "RGB" and isinstance(key, tuple):
         image.info["transparency"] = tuple(value & 0xFF for value in key)
     return image
@@ -119,7 +119,12 @@ def _is_misread(image: TiffImageFile) -> bool:
     )
 
 
-def _raw_mode(image: ImageFile.ImageFile) -> str:
+def raw_mode_of(image: ImageFile.ImageFile) -> str:
+    """Return how samples lie in an image's file, as Pillow's decoders call it; "" if unknown.
+
+    Args:
+        image: Opened, not loaded.
+    """
     if not image.tile:
         return ""
     arguments = image.tile[0][3]
@@ -129,7 +134,7 @@ def _raw_mode(image: ImageFile.ImageFile) -> str:
 
 def _decode(image: ImageFile.ImageFile, raw_mode: str) -> ImageFile.ImageFile:
     """Decode in place, reading samples as `raw_mode` says."""
-    if raw_mode and raw_mode != _raw_mode(image):
+    if raw_mode and raw_mode != raw_mode_of(image):
         image.tile = [_with_raw_mode(tile, raw_mode) for tile in image.tile]
     with reading(image.format or "image"):
         if isinstance(image, TiffImageFile):

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import hashlib
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from torch import nn
 from app.cli import resolve_compute, run
 from app.errors import UsageError
 from app.inference.device import DTYPES, Compute
+from app.inference.room import Room
 from app.train.arguments import parse
 from app.train.cache import InMemory, fits_in_memory
 from app.train.calibration import PixelSamples, calibrate
@@ -29,12 +31,14 @@ from app.train.evaluation import evaluate
 from app.train.events import Events
 from app.train.html_report import Provenance, write_html_report
 from app.train.initialise import Start, build_network
+from app.train.layouts import NotSplitError
 from app.train.loss import balanced_weights
 from app.train.progress import Progress
 from app.train.provenance import describe_environment
 from app.train.recipes import Recipe
 from app.train.report import draw_curves, draw_samples
 from app.train.run_folder import RunFolder
+from app.train.samples import place
 from app.train.stopping import InterruptedRunError
 from app.train.subset import leave_out
 from app.train.trainer import Trainer
@@ -124,23 +128,31 @@ def _run(trainer: Trainer, folder: RunFolder, progress: Progress) -> None:
 
 
 def _open_splits(options: argparse.Namespace, report: Report = refuse) -> dict[str, LabelledImages]:
-    wanted = {"train": options.train_split, "val": options.val_split}
-    if options.leave_out is not None:
-        del wanted["val"]  # a part of train is judged on instead: there need not be any other
-    splits = {
-        part: open_dataset(
+    def open_split(split: str, val_fraction: float | None) -> LabelledImages:
+        return open_dataset(
             options.dataset,
             options.data,
             split,
-            val_fraction=options.val_fraction,
+            val_fraction=val_fraction,
             seed=options.seed,
             download=options.download,
             report=report,
         )
-        for part, split in wanted.items()
-    }
+
     if options.leave_out is not None:
-        splits = leave_out(splits["train"], options.leave_out)
+        # A part of train is judged on: there need not be any other.
+        if options.val_fraction is not None:
+            raise UsageError("--leave-out says what to validate on: give no --val-fraction")
+        try:
+            train = open_split(options.train_split, None)
+        except NotSplitError:
+            train = open_split(options.train_split, 0.0)
+        splits = leave_out(train, options.leave_out)
+    else:
+        splits = {
+            "train": open_split(options.train_split, options.val_fraction),
+            "val": open_split(options.val_split, options.val_fraction),
+        }
     names = {part: [info.name for info in splits[part].classes] for part in splits}
     if names["train"] != names["val"]:
         raise UsageError(
@@ -199,6 +211,7 @@ def _prepare(
                     "command": options.command,
                 }
             )
+    _check_memory(net, splits["val"], compute)
     workers = options.workers
     if workers is None:
         share = (os.cpu_count() or 1) // processes.count
@@ -247,6 +260,21 @@ def _check_batches(net: FCN, recipe: Recipe, processes: Processes) -> None:
             f"--batch-size 1 with --crop {recipe.crop[0]}x{recipe.crop[1]} leaves batch norm a "
             "single cell: give more of either"
         )
+
+
+def _check_memory(net: FCN, val: LabelledImages, compute: Compute) -> None:
+    """Refuse photos to validate on, which are seen whole, that are too large for the memory."""
+    index = max(range(len(val)), key=lambda index: math.prod(val.photo_size(index)))
+    size = height, width = val.photo_size(index)
+    with torch.device("meta"):
+        seen = FCN(net.architecture, net.num_classes).cast_convolutions(compute.dtype)
+    try:
+        Room(seen, compute.device).check(1, size, size)
+    except torch.OutOfMemoryError:
+        raise UsageError(
+            f"{place(val, index)}: {width}x{height} is too large for the memory that is left: "
+            "photos are validated on whole; shrink this one and its labels"
+        ) from None
 
 
 def _start(options: argparse.Namespace) -> Start:
@@ -299,7 +327,8 @@ def _fingerprint(splits: dict[str, LabelledImages]) -> str:
     words = [info.name for info in splits["train"].classes]
     for split, dataset in splits.items():
         words += [split, *dataset.names]
-    return hashlib.sha256("\0".join(words).encode()).hexdigest()
+    # A file name may hold bytes that are no text.
+    return hashlib.sha256("\0".join(words).encode(errors="surrogateescape")).hexdigest()
 
 
 def _shared_photos(options: argparse.Namespace, splits: dict[str, LabelledImages]) -> int:

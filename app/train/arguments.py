@@ -112,7 +112,8 @@ def make_parser(recipe: Recipe) -> OneLineParser:
     network.add_argument(
         "--head-norm",
         action=argparse.BooleanOptionalAction,
-        help="batch norm after fc6 and fc7 (default: with vgg16_bn, but not with --pretrained)",
+        help="batch norm after fc6 and fc7 (default: with vgg16_bn, unless --pretrained brings "
+        "fc6 and fc7)",
     )
     network.add_argument(
         "--learned-upsampling",

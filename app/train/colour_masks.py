@@ -237,4 +237,6 @@ def _pair_listed(
             )
         else:
             pairs.append((photo, mask))
+    if not pairs:
+        report(PairingError(f"{listing}: lists no photos that can be used"))
     return pairs

@@ -12,11 +12,17 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Final
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.nn.functional import all_reduce as differentiable_all_reduce
+
+_PATIENCE: Final = timedelta(hours=6)
+"""How long processes wait for each other: while the main one fetches a dataset, and validates where
+the others' photos were smaller. NCCL's own 10 minutes would end the run; what ends a process that
+has failed is torchrun, at once."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,8 @@ def joined_processes(device: torch.device) -> Iterator[Processes]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    distributed.init_process_group(backend, timeout=_PATIENCE)
     try:
         yield Processes(distributed.get_rank(), distributed.get_world_size())
     finally:

@@ -131,7 +131,7 @@ def draw_split(
     Args:
         samples: All of them.
         split: `train` or `val`.
-        val_fraction: Share for val. Either split gets one sample at least.
+        val_fraction: Share for val. Either split gets one sample at least; with 0, train has all.
         seed: Which samples those are; the same for every run.
         data: Folder that the message names.
 
@@ -146,6 +146,8 @@ def draw_split(
             f"{data} is not split into train and val: give the share for val, as in "
             "--val-fraction 0.2"
         )
+    if val_fraction == 0 and split == "train":
+        return list(samples)
     if len(samples) < 2:
         raise UsageError(f"{data}: two labelled photos are the least that can be split")
     order = np.random.default_rng(seed).permutation(len(samples))

@@ -1,14 +1,15 @@
 """The optimiser of a recipe, its learning rate over time, and averaged weights."""
 
 import math
-from collections.abc import Callable
 from typing import Any, Final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from app.train.recipes import Recipe
+
+Tensors = tuple[Tensor, ...] | list[Tensor]
 
 LEARNING_RATE_FLOOR: Final = 1e-3
 """Learning rate at the end, as a share of its peak."""
@@ -51,7 +52,16 @@ def build_optimizer(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def averaged_weights(net: nn.Module, decay: float) -> AveragedModel:
-    """Return a copy of a network that follows it as an exponential moving average."""
-    # torch's functions come without types.
-    average: Callable[..., None] = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    """Return a copy of a network that follows it as an exponential moving average.
+
+    The decay rises to `decay` as (1 + n) / (10 + n) over the updates n, as in TensorFlow's
+    `ExponentialMovingAverage`: a constant one would keep a third of the first, random weights for
+    a hundred steps.
+    """
+
+    def average(averaged: Tensors, current: Tensors, updates: int | Tensor) -> None:
+        n = int(updates)
+        follow = get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))  # type: ignore[no-untyped-call]
+        follow(averaged, current, n)
+
     return AveragedModel(net, multi_avg_fn=average, use_buffers=True)

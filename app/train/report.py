@@ -292,7 +292,11 @@ def _draw_bins(top: Axes, bottom: Axes, metrics: ProbabilityMetrics) -> None:
 
 
 def shorten(name: str) -> str:
-    """Return a name of at most `MAX_NAME` characters, cut in the middle if it was longer."""
+    """Return a name of at most `MAX_NAME` characters, cut in the middle if it was longer.
+
+    A file name may hold bytes that are no text; they are shown as such.
+    """
+    name = name.encode(errors="backslashreplace").decode()
     if len(name) <= MAX_NAME:
         return name
     half = (MAX_NAME - 1) // 2

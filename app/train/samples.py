@@ -13,6 +13,7 @@ from torch import Tensor
 from app.errors import UsageError
 from app.inference.decode import ImageError, decode, read_header
 from app.inference.image_errors import reading
+from app.inference.rgb import GREY_STRETCH, raw_mode_of
 from app.train.data_problems import (
     SizeMismatchError,
     UnknownLabelError,
@@ -180,9 +181,10 @@ def check_sizes(
         SizeMismatchError: If they differ.
     """
     if photo != label:
+        turned = ", drawn on the photo as it lies in its file: EXIF has it turned upright"
         raise SizeMismatchError(
             f"{place(dataset, index)} is {photo[1]}x{photo[0]}, "
-            f"its label map is {label[1]}x{label[0]}"
+            f"its label map is {label[1]}x{label[0]}{turned if photo == label[::-1] else ''}"
         )
 
 
@@ -191,18 +193,23 @@ def place(dataset: LabelledImages, index: int) -> str:
     return str(dataset.paths[index]) if isinstance(dataset, PhotoFiles) else dataset.names[index]
 
 
-def load_mask(path: Path) -> Image.Image:
+def load_mask(path: Path, *, indices: bool = False) -> Image.Image:
     """Decode a PNG that holds labels, in whatever mode it is stored.
+
+    Args:
+        path: The file.
+        indices: Whether grey means numbers: Pillow spreads the 0 to 3 of two bits up to 255.
 
     Raises:
         UnreadableLabelsError: If it is missing, damaged or cut short.
     """
     try:
         with reading("PNG"), Image.open(path) as image:
+            stretch = GREY_STRETCH.get(raw_mode_of(image), 1) if indices else 1
             image.load()
     except ImageError as error:
         raise UnreadableLabelsError(f"{path}: cannot be read as a label map: {error}") from None
-    return image
+    return image.point(lambda value: value // stretch) if stretch > 1 else image
 
 
 def _read_indices(path: Path) -> NDArray[np.uint8]:
@@ -211,7 +218,7 @@ def _read_indices(path: Path) -> NDArray[np.uint8]:
             return read_segmentation(path)
         except UsageError as error:
             raise UnreadableLabelsError(str(error)) from error
-    image = load_mask(path)
+    image = load_mask(path, indices=True)
     if image.mode not in ("L", "P", "1"):
         raise UnreadableLabelsError(
             f"{path}: label maps hold one class index a pixel (8-bit grey or palette), "

@@ -28,6 +28,7 @@ from app.train.optimization import averaged_weights, build_optimizer, learning_r
 from app.train.progress import Progress
 from app.train.recipes import Recipe
 from app.train.run_folder import RunFolder
+from app.train.samples import place
 from app.train.stopping import (
     InterruptedRunError,
     leave_ctrl_c_to_the_main_process,
@@ -36,6 +37,9 @@ from app.train.stopping import (
 from app.train.transforms import AugmentedSamples, Pasting, Schedule, epoch_batches
 from app.train.unreached_taps import zero_unreached_taps
 from model import FCN, Card
+
+_HOST_MEMORY: Final = "DefaultCPUAllocator"
+"""In the message of a RuntimeError: the host has no memory left. torch has no type for it."""
 
 SAVE_EVERY_S: Final = 600.0
 """Seconds between saved states within an epoch: what a killed process or machine may cost."""
@@ -354,12 +358,25 @@ class Trainer:
 
     @torch.no_grad()
     def logits(self, index: int) -> Tensor:
-        """Return the logits, CxHxW fp32 on the device, of whole photo `index` of val."""
+        """Return the logits, CxHxW fp32 on the device, of whole photo `index` of val.
+
+        Raises:
+            UsageError: If there is too little memory for it.
+        """
         net = self.weights_to_keep().eval()
         # HxWx3 in memory is channels-last already: permuting it costs nothing.
         photo = torch.from_numpy(self.val.photo(index)).to(self.compute.device).permute(2, 0, 1)
-        with self._autocast():
-            logits: Tensor = net(photo[None])[0]
+        try:
+            with self._autocast():
+                logits: Tensor = net(photo[None])[0]
+        except RuntimeError as error:
+            if not isinstance(error, torch.OutOfMemoryError) and _HOST_MEMORY not in str(error):
+                raise
+            height, width = photo.shape[-2:]
+            raise UsageError(
+                f"{place(self.val, index)}: too little memory for {width}x{height}: photos are "
+                "validated on whole; shrink this one and its labels"
+            ) from None
         return logits
 
     def predict(self, index: int) -> np.ndarray[Any, np.dtype[np.uint8]]:

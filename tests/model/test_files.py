@@ -28,6 +28,13 @@ def test_the_old_file_is_replaced_and_others_may_read_it(tmp_path: Path) -> None
     assert sha256(path) == hashlib.sha256(b"new").hexdigest()
 
 
+def test_the_longest_name_can_be_written(tmp_path: Path) -> None:
+    path = tmp_path / ("\N{CJK UNIFIED IDEOGRAPH-5929}" * 85)
+    write_bytes(path, b"data")
+    assert path.read_bytes() == b"data"
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_json_is_for_people_too(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"name": "Stra\u00dfe", "values": [1, None]})
     text = (tmp_path / "a.json").read_text()

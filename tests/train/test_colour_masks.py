@@ -271,6 +271,13 @@ def twin_lists(root: Path) -> None:
     save_list(root, "validation", "a")
 
 
+def test_a_list_without_photos_is_named(cvat: Path) -> None:
+    save_list(cvat, "train", "a")
+    save_list(cvat, "val")
+    with pytest.raises(UsageError, match=r"val\.txt: lists no photos"):
+        open_dataset("labelmap", cvat, "val")
+
+
 def labelmap(text: str) -> Callable[[Path], None]:
     def damage(root: Path) -> None:
         (root / "labelmap.txt").write_text(text)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torchvision.models import googlenet, vgg16_bn
 
 from app.errors import UsageError
+from app.inference import room
 from app.train import shapes
 from app.train.__main__ import _check_batches, main, train
 from app.train.arguments import parse
@@ -363,9 +364,46 @@ def test_a_drive_is_left_out_and_validated_on(tmp_path: Path) -> None:
     assert card.training["left_out"] == "drive_"
     assert card.training["splits"] == {"train": "train", "val": "train"}
     assert "drive_..." in (out / "report.html").read_text()
+    other = ["--out", str(tmp_path / "other")]
     with pytest.raises(UsageError, match="none of the 4 training photos"):
-        train([*words, "--leave-out", "x", "--out", str(tmp_path / "other")])
+        train([*words, "--leave-out", "x", *other])
+    with pytest.raises(UsageError, match="--leave-out says what to validate on"):
+        train([*words, "--leave-out", "drive_", "--val-fraction", "0.5", *other])
     assert not (tmp_path / "other").exists()
+
+
+def test_a_drive_is_left_out_of_photos_that_are_not_split(tmp_path: Path) -> None:
+    data = draw_folder(tmp_path, train=4, val=1, size=(32, 32)) / "train"
+    shutil.copy(data.parent / "classes.txt", data)
+    out = tmp_path / "run"
+    words = ["--dataset", "folder", "--data", str(data), *QUICK[2:], "--max-steps", "1"]
+    assert train([*words, "--leave-out", "3", "--out", str(out)]) == 0
+    _, card = load_checkpoint(out / "best.safetensors")
+    assert card.training["photos"] == {"train": 3, "val": 1}
+
+
+def test_names_that_are_no_text_go_through_a_whole_run(tmp_path: Path) -> None:
+    data = draw_folder(tmp_path, train=2, val=2, size=(32, 32))
+    for split in ("train", "val"):
+        for kind in ("images", "masks"):
+            folder = os.fsencode(data / split / kind)
+            os.rename(folder + b"/0.png", folder + b"/stra\xdfe.png")
+    words = ["--dataset", "folder", "--data", str(data), *QUICK[2:], "--max-steps", "1"]
+    assert train([*words, "--out", str(tmp_path / "run")]) == 0
+    assert r"stra\udcdfe.png" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_photos_too_large_to_be_validated_on_are_named_before_the_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = draw_folder(tmp_path, train=2, val=2, size=(32, 32))
+    large = np.zeros((500, 700), np.uint8)
+    Image.fromarray(large).save(data / "val" / "masks" / "1.png")
+    Image.fromarray(large).convert("RGB").save(data / "val" / "images" / "1.png")
+    monkeypatch.setattr(room, "available_bytes", lambda: 200_000_000)
+    words = ["--dataset", "folder", "--data", str(data), *QUICK[2:], "--max-steps", "1"]
+    with pytest.raises(UsageError, match=r"^1\.png: 700x500 is too large"):
+        train([*words, "--out", str(tmp_path / "run")])
 
 
 def test_a_single_cell_for_batch_norm_is_refused(

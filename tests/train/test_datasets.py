@@ -1,3 +1,5 @@
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,21 @@ from model import VOID
 def save(path: Path, pixels: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels.astype(np.uint8)).save(path)
+
+
+def save_grey(path: Path, label: np.ndarray, bits: int) -> None:
+    """Save a grey PNG of fewer than eight bits a pixel, as Pillow cannot."""
+    rows = (label[..., None] >> np.arange(bits - 1, -1, -1) & 1).reshape(len(label), -1)
+    lines = b"".join(b"\0" + np.packbits(row.astype(np.uint8)).tobytes() for row in rows)
+    header = struct.pack(">IIBBBBB", label.shape[1], len(label), bits, 0, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(lines)), (b"IEND", b"")]
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+            for kind, data in chunks
+        )
+    )
 
 
 def add_pair(root: Path, stem: str, label: np.ndarray, suffix: str = ".png") -> None:
@@ -64,6 +81,20 @@ def test_samples_are_tensors_with_void_as_255(folder: Path) -> None:
     assert label.shape == (6, 8)
     assert label[0, 0] == VOID
     assert photo.unique().tolist() == [77]
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_labels_of_few_bits_are_indices_too(tmp_path: Path, bits: int) -> None:
+    label = np.arange(24).reshape(4, 6) % 2**bits
+    add_pair(tmp_path, "a", label)
+    add_pair(tmp_path, "b", label)
+    save_grey(tmp_path / "masks" / "a.png", label, bits)
+    (tmp_path / "classes.txt").write_text("".join(f"class {n}\n" for n in range(16)))
+    train, val = (
+        open_dataset("folder", tmp_path, split, val_fraction=0.5) for split in ("train", "val")
+    )
+    for dataset in (train, val):
+        assert np.array_equal(load_sample(dataset, 0).label, label)
 
 
 def test_classes_have_names_and_colours(folder: Path) -> None:
@@ -124,6 +155,12 @@ def break_label_size(folder: Path) -> None:
     save(folder / "masks" / "photo1.png", np.zeros((6, 9)))
 
 
+def turn_photo(folder: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.zeros((6, 8, 3), np.uint8)).save(folder / "images" / "photo1.png", exif=exif)
+
+
 def break_label_file(folder: Path) -> None:
     (folder / "masks" / "photo1.png").write_text("not a picture")
 
@@ -157,7 +194,8 @@ def read_everything(folder: Path) -> None:
     [
         (break_label_value, r"photo1\.png: label 9 is outside the 2 classes"),
         (break_label_mode, r"photo1\.png: .*this one is RGB"),
-        (break_label_size, r"photo1\.png is 8x6, its label map is 9x6"),
+        (break_label_size, r"photo1\.png is 8x6, its label map is 9x6$"),
+        (turn_photo, r"photo1\.png is 6x8, its label map is 8x6, drawn .* EXIF"),
         (break_label_file, r"masks/photo1\.png: cannot be read"),
         (break_photo_file, r"images/photo1\.png"),
         (remove_label, r"photo1\.png: its label map .* is missing"),

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
+from torch import nn
 
 from app.errors import UsageError
 from app.inference.device import choose_compute
 from app.train.data_problems import UnreadablePhotoError
 from app.train.loss import dice_loss, summed_loss
 from app.train.metrics import ConfusionMatrix
-from app.train.optimization import learning_rate_factor
+from app.train.optimization import averaged_weights, learning_rate_factor
 from app.train.progress import Progress
 from app.train.recipes import Recipe
 from app.train.run_folder import RunFolder
@@ -195,6 +196,26 @@ def test_workers_change_nothing_and_their_errors_are_one_line(
     trainer.samples.dataset = BrokenDrawings("train")
     with pytest.raises(UsageError, match=r"^three\.png: broken$"):
         list(trainer._load(keys))
+
+
+def test_the_average_follows_fast_at_first_and_slowly_later() -> None:
+    net = nn.Linear(1, 1, bias=False)
+
+    def update(value: float) -> float:
+        net.weight.data.fill_(value)
+        averaged.update_parameters(net)
+        weight: float = averaged.module.weight.item()
+        return weight
+
+    averaged = averaged_weights(net, 0.99)
+    assert update(0.0) == 0.0
+    assert update(1.0) == pytest.approx(9 / 11)  # 2/11 of what was: the ramp at one update
+    for _ in range(20):
+        few = update(1.0)
+    assert few > 0.999
+    for _ in range(1000):
+        update(1.0)
+    assert update(2.0) == pytest.approx(1.01)
 
 
 def test_without_averaging_the_network_itself_is_kept(tmp_path: Path, progress: Progress) -> None:
