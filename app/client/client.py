@@ -1,9 +1,9 @@
 """The client for programs without an event loop."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import httpx
 import numpy as np
@@ -29,6 +29,9 @@ from app.client.retries import Clock
 from app.client.rich_answers import Probabilities
 
 T = TypeVar("T")
+
+_PIECE_BYTES: Final = 65_536
+"""A body goes out in pieces of so many bytes, with a look at the clock before each."""
 
 
 class Client:
@@ -290,20 +293,31 @@ class Client:
             return result
 
     def _send(self, send: Send) -> Reply:
+        # The HTTP client bounds each wait for the network by what was left at the beginning, but
+        # not their sum.
         ends = self._clock.monotonic() + send.timeout_s
+        headers = dict(send.headers)
+        if send.body:
+            headers["Content-Length"] = str(len(send.body))  # of an iterator nobody knows it
+
+        def in_time(pieces: Iterable[bytes]) -> Iterator[bytes]:
+            for piece in pieces:
+                if self._clock.monotonic() > ends:
+                    raise TimeoutError
+                yield piece
+
         with self._http.stream(
             send.method,
             send.url,
             params=send.params,
-            headers=send.headers,
-            content=send.body,
+            headers=headers,
+            content=in_time(_pieces(send.body)) if send.body else None,
             timeout=send.timeout,
         ) as response:
-            chunks = []
-            for chunk in response.iter_bytes():
-                # The HTTP client bounds each wait for bytes by what was left at the beginning, but
-                # not their sum.
-                if self._clock.monotonic() > ends:
-                    raise TimeoutError
-                chunks.append(chunk)
-            return Reply(response.status_code, response.headers, b"".join(chunks))
+            body = b"".join(in_time(response.iter_bytes()))
+            return Reply(response.status_code, response.headers, body)
+
+
+def _pieces(body: bytes) -> Iterator[bytes]:
+    for start in range(0, len(body), _PIECE_BYTES):
+        yield body[start : start + _PIECE_BYTES]

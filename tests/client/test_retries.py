@@ -1,7 +1,9 @@
 """What the clients do when the server is full, gone, slow or not itself."""
 
 import asyncio
+import contextlib
 import pickle
+import socket
 import threading
 import time
 from email.utils import formatdate
@@ -346,6 +348,31 @@ def test_a_server_that_does_not_come_to_an_end_is_left_at_the_deadline(
         connect(scripted.url, timeout=0.2).segment(PHOTO)
     assert raised.value.status is None
     assert len(scripted.requests) == 1
+
+
+def test_a_server_that_reads_too_slowly_is_left_at_the_deadline() -> None:
+    """Each wait for the network is short, and all of them together are too long."""
+    received = 0
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+
+        def read_slowly() -> None:
+            nonlocal received
+            connection, _ = listener.accept()
+            with connection, contextlib.suppress(ConnectionError):
+                while data := connection.recv(65_536):
+                    received += len(data)
+                    time.sleep(0.02)
+
+        reader = threading.Thread(target=read_slowly)
+        reader.start()
+        url = "http://{}:{}".format(*listener.getsockname())
+        with Client(url, timeout=0.5) as client, pytest.raises(DeadlineError):
+            client.segment(PHOTO + bytes(16_000_000))
+        reader.join()
+    assert received < 12_000_000
 
 
 def test_what_is_no_http_is_a_failed_connection(
