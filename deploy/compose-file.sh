@@ -2,7 +2,9 @@
 # compose-file.sh: choose in .env which files `docker compose` reads, by what this machine has.
 #
 # Where Docker can hand an NVIDIA GPU to a container, COMPOSE_FILE gets docker-compose.gpu.yml;
-# elsewhere that file is taken out. Other files in COMPOSE_FILE and other lines of .env stay.
+# elsewhere that file is taken out, and where the rest is what Compose reads unasked, so is the line:
+# an override file that is made later counts then. Other files in COMPOSE_FILE and other lines of .env
+# stay.
 # Run in the project's folder, as `make up` does.
 set -eu
 
@@ -21,12 +23,13 @@ esac
 
 before=$(cat .env 2>/dev/null || true)
 files=$(printf '%s\n' "$before" | sed -n 's/^COMPOSE_FILE=//p' | tail -n 1)
-if [ -z "$files" ]; then
-  files=docker-compose.yml
-  # Compose reads it unasked only as long as COMPOSE_FILE is not set.
-  [ ! -e docker-compose.override.yml ] || files=$files${separator}docker-compose.override.yml
-fi
 files=$(printf '%s\n' "$files" | tr "$separator" '\n' | grep -vxF "$gpu_file" | paste -s -d "$separator" -)
+unasked=docker-compose.yml
+# Compose reads it only as long as COMPOSE_FILE is not set.
+[ ! -e docker-compose.override.yml ] || unasked=$unasked${separator}docker-compose.override.yml
+case $files in
+  '' | docker-compose.yml) files=$unasked ;;
+esac
 if [ "$gpu" = yes ]; then
   files=$files$separator$gpu_file
   echo 'Docker has a GPU for containers: it will be used'
@@ -34,8 +37,9 @@ else
   echo 'Docker has no NVIDIA GPU for containers: the CPU will be used'
 fi
 
-others=$(printf '%s\n' "$before" | grep -v '^COMPOSE_FILE=' || true)
-after="${others:+$others
+after=$(printf '%s\n' "$before" | grep -v '^COMPOSE_FILE=' || true)
+[ "$files" = "$unasked" ] || after="${after:+$after
 }COMPOSE_FILE=$files"
 # Written into the file that is there, which keeps its owner and mode: it may hold secrets.
-[ "$after" = "$before" ] || printf '%s\n' "$after" >.env
+[ "$after" = "$before" ] || printf '%s' "${after:+$after
+}" >.env

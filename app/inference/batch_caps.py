@@ -134,15 +134,16 @@ def measure_batch_caps(
     deadline = clock() + budget_s
     caps: list[Cap] = []
     largest = most_images
+    saving = math.inf
     for size in sizes:
         pixels = size[0] * size[1]
         largest = min(largest, max(1, most_pixels // pixels))
-        saving = math.inf
         if largest > 1:
             # Half of what is left: larger photos are tried only where smaller ones gained.
             until = (clock() + deadline) / 2
             found = _measure_size(run, size, largest, until, clock)
-            images, saving = found or (unmeasured.images(pixels), unmeasured.saving(pixels))
+            # Larger photos save no more than smaller ones: what they add is more.
+            images, saving = found or (unmeasured.images(pixels), saving)
             largest = min(largest, images)
         caps.append(Cap(pixels, largest, saving))
     return BatchCaps(caps, beyond=caps[-1].pixels * caps[-1].images)

@@ -115,8 +115,9 @@ def bind(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen()  # binding alone does not notice another process that has bound too
-    except OSError as error:
-        raise SettingsError(f"cannot listen on {host} port {port}: {error.strerror}") from error
+    except (OSError, UnicodeError) as error:  # of a host that cannot be a name
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise SettingsError(f"cannot listen on {host} port {port}: {reason}") from error
     return listener
 
 

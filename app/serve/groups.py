@@ -211,7 +211,14 @@ class GroupQueue(Generic[KeyT, ItemT]):
         """Take what goes together from the head of a group, and say why it is no more."""
         group = self._groups[key]
         most_older = self._saving(key) * _BEHIND * self._length
-        others = heapq.merge(*(self._groups[name].items for name in self._groups if name != key))
+        # A group that still waits for company could not run now: it is not overtaken.
+        others = heapq.merge(
+            *(
+                other.items
+                for name, other in self._groups.items()
+                if name != key and self._due(other, now)
+            )
+        )
         older, next_other = 0, next(others, None)
         batch: list[ItemT] = []
         pixels = 0

@@ -132,7 +132,7 @@ class Intake:
             encode=encode or render,
         )
         if not wanted.is_large:  # those count from the photo's header on
-            self._share.keep(len(rendered.body))
+            self._share.keep(len(rendered.body) + rendered.kept)
         return rendered
 
     def response(self, rendered: Rendered) -> Response:

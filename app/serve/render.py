@@ -72,10 +72,12 @@ class Rendered:
     Attributes:
         body: Its bytes.
         media_type: Their type.
+        kept: Bytes of it that whoever encoded it holds elsewhere.
     """
 
     body: bytes
     media_type: str
+    kept: int = 0
 
 
 class Encode(Protocol):

@@ -38,6 +38,11 @@ def _parse_sizes(value: object) -> object:
     return tuple(sizes)
 
 
+def _none_if_empty(value: object) -> object:
+    """Turn "" into None: a path of no letters would be the working directory."""
+    return None if value == "" else value
+
+
 class Settings(BaseSettings):
     """Settings of one server process, read from the environment; arguments override it.
 
@@ -192,7 +197,7 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = Field(
         "text", description="Log lines for people or, one JSON object each, for programs."
     )
-    label_studio_files: DirectoryPath | None = Field(
+    label_studio_files: Annotated[DirectoryPath | None, BeforeValidator(_none_if_empty)] = Field(
         None,
         description="Directory that Label Studio's local storage begins at (its "
         "`LOCAL_FILES_DOCUMENT_ROOT`), mounted here too: `POST /label-studio/predict` then reads "

@@ -94,7 +94,8 @@ class Telemetry:
             "fcn_batches",
             "Batches, by why they were run: `full` (a cap was reached), `idle` (the device was "
             "free, and it was all there was of the group), `delay` (the wait for company was "
-            "over), `retry` (a part of one that failed).",
+            "over), `older` (more of the group would have kept older photos of others waiting), "
+            "`retry` (a part of one that failed).",
             ["reason"],
             registry=self.registry,
         )

@@ -32,7 +32,8 @@ def choose(folder: Path, info: str, status: int = 0) -> subprocess.CompletedProc
 def env_after(folder: Path, info: str) -> list[str]:
     done = choose(folder, info)
     assert done.returncode == 0, done.stderr
-    return (folder / ".env").read_text().splitlines()
+    env = folder / ".env"
+    return env.read_text().splitlines() if env.exists() else []
 
 
 @pytest.mark.parametrize("info", [GPU, CDI])
@@ -43,12 +44,13 @@ def test_a_gpu_is_used(tmp_path: Path, info: str) -> None:
 
 
 def test_without_one_plain_compose_runs(tmp_path: Path) -> None:
-    assert env_after(tmp_path, CPU) == ["COMPOSE_FILE=docker-compose.yml"]
+    assert env_after(tmp_path, CPU) == []
 
 
 def test_a_gpu_that_is_gone_is_not_asked_for(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("FCN_PUBLISH=80\n")
     env_after(tmp_path, GPU)
-    assert env_after(tmp_path, CPU) == ["COMPOSE_FILE=docker-compose.yml"]
+    assert env_after(tmp_path, CPU) == ["FCN_PUBLISH=80"]
 
 
 def test_other_lines_and_files_stay(tmp_path: Path) -> None:
@@ -73,6 +75,22 @@ def test_an_override_file_is_still_read(tmp_path: Path) -> None:
     assert line == (
         "COMPOSE_FILE=docker-compose.yml:docker-compose.override.yml:docker-compose.gpu.yml"
     )
+
+
+def test_an_override_file_made_later_is_read_too(tmp_path: Path) -> None:
+    env_after(tmp_path, GPU)
+    (tmp_path / "docker-compose.override.yml").touch()
+    (line,) = env_after(tmp_path, GPU)
+    assert line == (
+        "COMPOSE_FILE=docker-compose.yml:docker-compose.override.yml:docker-compose.gpu.yml"
+    )
+    assert env_after(tmp_path, CPU) == []
+
+
+def test_an_override_file_that_is_not_asked_for_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("COMPOSE_FILE=docker-compose.yml:mine.yml\n")
+    (tmp_path / "docker-compose.override.yml").touch()
+    assert env_after(tmp_path, CPU) == ["COMPOSE_FILE=docker-compose.yml:mine.yml"]
 
 
 def test_without_an_engine_nothing_is_written(tmp_path: Path) -> None:

@@ -106,6 +106,11 @@ def test_what_sharing_saves_is_no_bound_where_nothing_was_measured() -> None:
     assert Device(overhead).measure(budget_s=0.0).saving(100) == math.inf
 
 
+def test_sizes_that_there_was_no_time_for_save_as_the_last_that_there_was() -> None:
+    caps = Device(overhead).measure(budget_s=20.0)
+    assert [caps.saving(pixels) for pixels in (100, 400, 1600)] == pytest.approx([4, 1, 1])
+
+
 def test_a_batch_as_fast_as_one_photo_saves_all() -> None:
     assert Device(lambda pixels, images: 0.001).measure().saving(100) == math.inf
 

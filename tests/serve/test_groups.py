@@ -200,6 +200,16 @@ def test_without_a_saving_none_is_overtaken_but_equals_still_share_a_batch():
     assert [groups.pop(0.0).batch for _ in range(3)] == [[a1, a2], [b1], [a3]]
 
 
+def test_a_full_batch_goes_whole_past_groups_that_still_wait_for_company():
+    groups = queue(delay_s=1.0, saving=0.0)
+    b1, a1, b2, a2, a3, a4 = push(groups, *map(Item, "babaaa"))
+    popped = groups.pop(0.5)
+    assert popped.batch == [a1, a2, a3, a4]
+    assert popped.reason is Reason.FULL
+    assert groups.pop(0.5).batch == []
+    assert groups.pop(1.0).batch == [b1, b2]
+
+
 def test_items_that_have_left_are_not_overtaken():
     groups = queue(max_images=10, saving=0.0)
     a1, b1, a2 = push(groups, *map(Item, "aba"))

@@ -88,6 +88,11 @@ def test_an_impossible_value_is_one_line_that_names_it(monkeypatch, name, value)
     assert value in str(caught.value)
 
 
+def test_a_path_of_no_letters_is_none_and_not_the_working_directory(monkeypatch):
+    monkeypatch.setenv("FCN_LABEL_STUDIO_FILES", "")
+    assert load_settings().label_studio_files is None
+
+
 def test_misspelt_variables_are_found():
     environment = {"FCN_PORT": "1", "FCN_PROT": "1", "PATH": "", "fcn_x": ""}
     assert unknown_variables(environment) == ["FCN_PROT"]

@@ -101,14 +101,15 @@ class TensorEncoder:
         self.size = (height, width)
         for name, binary in self._tensors.binary.items():
             if name == LABEL_MAP:
-                kept = masks.select(segmentation.label_map, wanted.selected)
-                self.parts[name] = kept.tobytes() if binary else label_map_as_json(kept)
+                labels = masks.select(segmentation.label_map, wanted.selected)
+                self.parts[name] = labels.tobytes() if binary else label_map_as_json(labels)
             else:
                 assert segmentation.scores is not None  # `wanted` asked for them
                 # A class without pixels has no mean, and JSON no `nan`.
                 scores = np.nan_to_num(segmentation.scores).astype("<f4")
                 self.parts[name] = scores.tobytes() if binary else to_json(scores.tolist())[1:-1]
-        return Rendered(b"", "application/octet-stream")
+        kept = sum(map(len, self.parts.values()))
+        return Rendered(b"", "application/octet-stream", kept)
 
 
 def response_body(

@@ -117,8 +117,9 @@ async function refresh() {
     view.showPhoto(null);
     tellPoint(null);
     if (!photo) return;
+    const before = shown; // the same photo may be shown anew before this is decoded
     shown.decoding = decodePhoto(photo.file).then((bitmap) => {
-      if (shown.photo !== photo) {
+      if (shown !== before) {
         bitmap?.close();
         return;
       }
@@ -127,8 +128,9 @@ async function refresh() {
       view.showPhoto(bitmap);
     });
   }
-  await shown.decoding;
-  if (!photo || shown.photo !== photo || shown.answer === photo.answer) return;
+  const mine = shown;
+  await mine.decoding;
+  if (!photo || shown !== mine || shown.answer === photo.answer) return;
   shown.answer = photo.answer;
   if (photo.answer) showAnswer(photo);
   else view.showPhoto(shown.bitmap);

@@ -134,23 +134,26 @@ export class Photos {
         signal,
       );
       const text = await body.text();
+      signal.throwIfAborted();
       const arrived = performance.now();
       photo.answer = { document: JSON.parse(text), stages, arrived, totalMs: arrived - sent };
       this.#set(photo, "done", "");
     } catch (error) {
       // Sent again or removed: whoever did that goes on with it.
-      if (!signal.aborted) await this.#failed(photo, error);
+      if (!signal.aborted) await this.#failed(photo, error, signal);
     }
     this.pump();
   }
 
-  async #failed(photo, error) {
+  async #failed(photo, error, signal) {
+    const gone = error instanceof UnreachableError && !(await readable(photo.file));
+    if (signal.aborted) return;
     if (error instanceof RefusedError) {
       this.#set(photo, "failed", error.message);
     } else if (!(error instanceof UnreachableError)) {
       this.#set(photo, "failed", "The page could not read the server’s answer.");
       throw error;
-    } else if (!(await readable(photo.file))) {
+    } else if (gone) {
       this.#set(photo, "failed", "The file can no longer be read: it was moved or changed.");
     } else if (++photo.breaks >= BREAKS) {
       const megabytes = photo.file.size / 1e6;
