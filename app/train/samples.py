@@ -181,7 +181,7 @@ def check_sizes(
         SizeMismatchError: If they differ.
     """
     if photo != label:
-        turned = ", drawn on the photo as it lies in its file: EXIF has it turned upright"
+        turned = "; photos are turned upright, as their EXIF says: label them so"
         raise SizeMismatchError(
             f"{place(dataset, index)} is {photo[1]}x{photo[0]}, "
             f"its label map is {label[1]}x{label[0]}{turned if photo == label[::-1] else ''}"

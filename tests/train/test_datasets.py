@@ -195,7 +195,7 @@ def read_everything(folder: Path) -> None:
         (break_label_value, r"photo1\.png: label 9 is outside the 2 classes"),
         (break_label_mode, r"photo1\.png: .*this one is RGB"),
         (break_label_size, r"photo1\.png is 8x6, its label map is 9x6$"),
-        (turn_photo, r"photo1\.png is 6x8, its label map is 8x6, drawn .* EXIF"),
+        (turn_photo, r"photo1\.png is 6x8, its label map is 8x6; .* EXIF"),
         (break_label_file, r"masks/photo1\.png: cannot be read"),
         (break_photo_file, r"images/photo1\.png"),
         (remove_label, r"photo1\.png: its label map .* is missing"),
