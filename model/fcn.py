@@ -135,6 +135,18 @@ class FCN(nn.Module):
         self._scales = AT_ONCE_SCALES if architecture.variant == "fcn8s-atonce" else {}
 
     @property
+    def logit_bias(self) -> Tensor:
+        """What is added to each class's logit at every pixel, C values: the finest score's bias.
+
+        Exactly that in the aligned geometry with a bilinear last upsampling, the defaults. The
+        paper's geometry fades it at the borders, and an upsampling that was learned mixes classes.
+        """
+        layer = self.get_submodule(list(self._scores.values())[-1])
+        assert isinstance(layer, nn.Conv2d)
+        assert layer.bias is not None
+        return layer.bias
+
+    @property
     def compute_dtype(self) -> torch.dtype:
         """Number format of the convolutions' weights."""
         return next(self.trunk.parameters()).dtype

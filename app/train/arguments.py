@@ -270,6 +270,11 @@ _RECIPE_OPTIONS: Final[dict[str, dict[str, Any]]] = {
         "metavar": "C",
         "help": "class weights 1 / ln(C + frequency); 0 for equal ones",
     },
+    "logit_adjustment": {
+        "type": number(0, 1),
+        "metavar": "F",
+        "help": "share of the weights' logarithm taken off the logits of what is saved",
+    },
     "label_smoothing": {
         "type": number(0, 0.9999),
         "metavar": "F",

@@ -40,6 +40,9 @@ class Recipe:
         loss: `mean` over the labelled pixels of a step, or their `sum`.
         class_weighting: c in the class weights 1 / ln(c + frequency) of the ENet paper; the
             larger c, the more equal the weights. 0 for equal weights.
+        logit_adjustment: Share of the logarithm of the class weights that is taken off the logits
+            of the network that is validated and saved: weights help rare classes to be learnt,
+            and make them be seen where they are not.
         label_smoothing: Share of a pixel's target that is spread over all classes.
         dice: Weight of the soft Dice loss that is added.
         auxiliary: Weight of each of the losses at the coarser strides that are added.
@@ -73,6 +76,7 @@ class Recipe:
     weight_decay: float = 0.01
     loss: str = "mean"
     class_weighting: float = 1.1
+    logit_adjustment: float = 0.0
     label_smoothing: float = 0.0
     dice: float = 0.0
     auxiliary: float = 0.0
@@ -103,6 +107,7 @@ RECIPES: Final = {
         pasting=0.5,
         weight_decay=0.02,
         class_weighting=1.05,
+        logit_adjustment=0.5,
         dice=1.0,
         dropout=0.1,
         val_every=10,

@@ -8,7 +8,7 @@ import math
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any, Final
 
 import numpy as np
@@ -22,7 +22,7 @@ from app.inference.device import Compute
 from app.train.auxiliary import CoarseScores
 from app.train.datasets import LabelledImages
 from app.train.distributed import ALONE, Processes, share_statistics
-from app.train.loss import dice_loss, labelled_weight, summed_loss
+from app.train.loss import adjusted_bias, dice_loss, labelled_weight, summed_loss
 from app.train.metrics import ConfusionMatrix
 from app.train.optimization import averaged_weights, build_optimizer, learning_rate_factor
 from app.train.progress import Progress
@@ -323,10 +323,11 @@ class Trainer:
         }
         if (epoch + 1) % self.recipe.val_every == 0 or epoch + 1 == self.epochs:
             self._save_state()  # validation may take long and be stopped
-            confusion = self._validate(stop)
-            line["val"] = confusion.metrics().to_json([info.name for info in self.card.classes])
-            if (line["val"]["mean_iu"] or 0.0) > self.best and self.processes.is_main:
-                self.folder.save_best(self.weights_to_keep(), self.card, line)
+            with self._adjusted() as net:
+                confusion = self._validate(stop)
+                line["val"] = confusion.metrics().to_json([info.name for info in self.card.classes])
+                if (line["val"]["mean_iu"] or 0.0) > self.best and self.processes.is_main:
+                    self.folder.save_best(net, self.card, line)
         self.loss_sum = 0.0
         self.history.append(line)
         # The state last: it says that everything before it is there.
@@ -347,10 +348,25 @@ class Trainer:
         return confusion
 
     def weights_to_keep(self) -> FCN:
-        """Return the network that is validated and saved: the average if there is one."""
+        """Return the network that is validated and saved: the average if there is one.
+
+        Its logits are those of training; `_adjusted` is around both.
+        """
         net = self.averaged.module if self.averaged else self.net
         assert isinstance(net, FCN)
         return net
+
+    @contextmanager
+    def _adjusted(self) -> Iterator[FCN]:
+        """Take the recipe's share of the class weights off the logits; training's come back."""
+        net = self.weights_to_keep()
+        bias = net.logit_bias.data
+        before = bias.clone()
+        bias.copy_(adjusted_bias(before, self.class_weights, self.recipe.logit_adjustment))
+        try:
+            yield net
+        finally:
+            bias.copy_(before)
 
     def use_weights(self, net: FCN) -> None:
         """Put the weights of a checkpoint of this run in the place of the ones in training."""

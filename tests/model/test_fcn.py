@@ -231,3 +231,16 @@ def test_googlenet_has_no_head_whose_width_could_be_chosen() -> None:
         Architecture(backbone="googlenet")
     with pytest.raises(ValueError, match="head_width"):
         Architecture(head_width=None)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("backbone", ["vgg16", "googlenet"])
+@torch.no_grad()
+def test_the_logit_bias_is_added_at_every_pixel(backbone: str, variant: str) -> None:
+    torch.manual_seed(0)
+    net = FCN(architecture(backbone, variant, "aligned"), 3).eval()
+    image = torch.rand(1, 3, 45, 70) * 255
+    before = net(image)
+    added = torch.tensor([0.5, -1.0, 2.0])
+    net.logit_bias.add_(added)
+    torch.testing.assert_close(net(image) - before, added.view(1, 3, 1, 1).expand_as(before))

@@ -5,7 +5,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from app.train.loss import balanced_weights, dice_loss, labelled_weight, summed_loss
+from app.train.loss import (
+    adjusted_bias,
+    balanced_weights,
+    dice_loss,
+    labelled_weight,
+    summed_loss,
+)
 from model import VOID
 
 
@@ -87,3 +93,25 @@ def test_class_weights_are_enets() -> None:
     raw = [1 / math.log(1.02 + share) for share in (0.9, 0.09, 0.01)]
     assert weights.tolist() == pytest.approx([value / (sum(raw) / 3) for value in raw])
     assert balanced_weights(pixels, 0).tolist() == [1, 1, 1]
+
+
+def test_adjusted_logits_are_the_best_ones_of_equal_weights() -> None:
+    """Pixels that look alike, three in four of class 0: the optimum says so, weights shift it."""
+    labels = torch.tensor([[[0, 0, 0, 1]]])
+    weights = torch.tensor([0.5, 1.5])
+    bias = torch.zeros(2, requires_grad=True)
+    optimizer = torch.optim.LBFGS([bias], max_iter=100)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = summed_loss(bias.view(1, 2, 1, 1).expand(1, 2, 1, 4), labels, weights)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    trained = bias.detach()
+    assert trained.softmax(0)[1] == pytest.approx(0.5, abs=1e-3)
+    assert adjusted_bias(trained, weights, 1.0).softmax(0)[1] == pytest.approx(0.25, abs=1e-3)
+    half = adjusted_bias(trained, weights, 0.5).softmax(0)[1]
+    assert half == pytest.approx(1 / (1 + math.sqrt(3)), abs=1e-3)
+    assert torch.equal(adjusted_bias(trained, weights, 0.0), trained)

@@ -51,6 +51,8 @@ EVERYTHING = dataclasses.replace(
     pasting=0.5,
     half_size=0.5,
     crop=(64, 64),
+    class_weighting=1.02,
+    logit_adjustment=0.5,
     label_smoothing=0.1,
     dice=0.5,
     auxiliary=0.4,
@@ -178,6 +180,32 @@ def test_best_is_the_average_that_was_validated(tmp_path: Path, progress: Progre
     for index in range(len(trainer.val)):
         confusion.update(trainer.val.label(index), trainer.predict(index))
     assert confusion.metrics().mean_iu == pytest.approx(best["val"]["mean_iu"], abs=1e-6)
+
+
+def test_what_is_validated_and_saved_is_adjusted_and_training_goes_on_without(
+    tmp_path: Path, progress: Progress
+) -> None:
+    def trained(name: str, share: float) -> Trainer:
+        recipe = dataclasses.replace(RECIPE, epochs=1, logit_adjustment=share)
+        trainer = make_trainer(tmp_path / name, recipe)
+        trainer.folder.path.mkdir()
+        trainer.class_weights = torch.tensor([0.25, 1.0, 1.0, 4.0])
+        trainer.run(progress)
+        return trainer
+
+    plain, adjusted = trained("plain", 0.0), trained("adjusted", 0.5)
+    for name, tensor in plain.state()["averaged"].items():
+        assert torch.equal(tensor, adjusted.state()["averaged"][name]), name
+    kept, card = load_checkpoint(tmp_path / "adjusted" / "best.safetensors")
+    shift = torch.tensor([math.log(2), 0.0, 0.0, -math.log(2)])
+    torch.testing.assert_close(kept.logit_bias, plain.weights_to_keep().logit_bias + shift)
+    logits = plain.logits(0)
+    adjusted.use_weights(kept)
+    torch.testing.assert_close(adjusted.logits(0), logits + shift[:, None, None])
+    confusion = ConfusionMatrix(4)
+    for index in range(len(adjusted.val)):
+        confusion.update(adjusted.val.label(index), adjusted.predict(index))
+    assert card.training["val"]["mean_iu"] == pytest.approx(confusion.metrics().mean_iu, abs=1e-6)
 
 
 def test_workers_change_nothing_and_their_errors_are_one_line(
