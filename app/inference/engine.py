@@ -185,8 +185,12 @@ class Engine:
             torch.OutOfMemoryError: If there is no memory for several photos; fewer may fit.
             PhotoDoesNotFitError: If there is none for a single one.
         """
-        shape = (len(photos), *photos[0].shape)
-        size = photos[0].shape[0], photos[0].shape[1]
+        first = photos[0]
+        own_memory = first.flags.c_contiguous and first.flags.writeable
+        if len(photos) == 1 and own_memory and self.device.type == "cpu":
+            return torch.from_numpy(first)[None].permute(0, 3, 1, 2)  # where it is already
+        shape = (len(photos), *first.shape)
+        size = first.shape[0], first.shape[1]
         with (
             self._memory_errors(len(photos), size, size),
             self._device_errors(),

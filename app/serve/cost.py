@@ -53,6 +53,7 @@ class CostModel:
     def __init__(self) -> None:
         self._recent: deque[_Batch] = deque(maxlen=_RECENT)
         self._line: Line | None = None
+        self._photo_s = 0.0
         self._new = 0
 
     def add(self, *, images: int, pixels: int, seconds: float) -> None:
@@ -66,7 +67,10 @@ class CostModel:
         # One batch more or less moves a line through many very little, and a network that takes
         # a millisecond would have it fitted a thousand times a second.
         if self._new and self._new * _LEFT_OUT >= len(self._recent):
-            self._line = fit_line([(batch.megapixels, batch.seconds) for batch in self._recent])
+            line = fit_line([(batch.megapixels, batch.seconds) for batch in self._recent])
+            seconds = sum(line.at(batch.megapixels) for batch in self._recent)
+            self._line = line
+            self._photo_s = seconds / sum(batch.images for batch in self._recent)
             self._new = 0
         return self._line
 
@@ -77,11 +81,7 @@ class CostModel:
 
     def seconds_of_photos(self, photos: int) -> float:
         """Expected seconds of photos of unknown size, if they are like those of late."""
-        line = self.line
-        if line is None:
-            return 0.0
-        seconds = sum(line.at(batch.megapixels) for batch in self._recent)
-        return photos * seconds / sum(batch.images for batch in self._recent)
+        return photos * self._photo_s if self.line else 0.0
 
 
 def fit_line(points: Sequence[tuple[float, float]]) -> Line:

@@ -41,6 +41,7 @@ class Workers:
         self._threads = threads
         self._lock = threading.Lock()
         self._recent: deque[float] = deque(maxlen=_RECENT)
+        self._task_s = 0.0
         self._tasks = 0
         self._open = True
         self._queue: SimpleQueue[_Task[Any] | None] = SimpleQueue()
@@ -53,11 +54,7 @@ class Workers:
 
         Tasks that fail count too: this is about when a thread is free again.
         """
-        with self._lock:
-            recent = list(self._recent)
-        if len(recent) > 1:
-            recent.remove(max(recent))
-        return sum(recent) / len(recent) if recent else 0.0
+        return self._task_s
 
     @property
     def wait_s(self) -> float:
@@ -96,6 +93,11 @@ class Workers:
         """Let a task count that was done elsewhere: it is one of those that `task_s` speaks of."""
         with self._lock:
             self._recent.append(seconds)
+            recent = list(self._recent)
+            if len(recent) > 1:
+                recent.remove(max(recent))
+            # Here and not when asked: requests ask several times each.
+            self._task_s = sum(recent) / len(recent)
 
     def shutdown(self) -> None:
         """Take no more tasks and cancel those that wait; what runs is not interrupted."""

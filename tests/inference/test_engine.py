@@ -217,6 +217,23 @@ def test_segmenting_is_uploading_and_segmenting_the_batch(net: FCN) -> None:
         assert np.array_equal(one.scores, other.scores, equal_nan=True)
 
 
+def test_a_photo_alone_is_not_copied_on_the_cpu_unless_it_must_be(
+    net: FCN, recwarn: pytest.WarningsRecorder
+) -> None:
+    ready, image = engine(net), photo(40, 56)
+    mask = ready.segment([image.copy()])[0].label_map
+    assert ready.upload([image]).data_ptr() == image.ctypes.data
+    read_only = image.copy()
+    read_only.setflags(write=False)  # which torch has no tensors for
+    mirrored = image[:, ::-1].copy()[:, ::-1]  # which has strides that torch has not
+    for other in (read_only, mirrored):
+        batch = ready.upload([other])
+        assert batch.data_ptr() != other.ctypes.data
+        assert np.array_equal(ready.segment_batch(batch)[0].label_map, mask)
+    assert np.array_equal(ready.segment([image])[0].label_map, mask)
+    assert not recwarn.list
+
+
 def give_memory(monkeypatch: pytest.MonkeyPatch, free: int | None) -> None:
     monkeypatch.setattr("app.inference.room.available_bytes", lambda: free)
 
