@@ -3,7 +3,8 @@
     python docs/adjust_logits.py CAMVID CHECKPOINT OUT
 
 Training takes half of the class weights' logarithm off the logits of what it saves
-(`Recipe.logit_adjustment`). This does the same afterwards, once, and measures val again.
+(`Recipe.logit_adjustment`). This does the same afterwards, once, and measures val again. Kernels
+are written in bf16, as those of the default checkpoint are.
 """
 
 import dataclasses
@@ -15,7 +16,7 @@ import torch
 
 from app.inference.engine import Engine
 from app.train.datasets import class_pixels, open_dataset
-from app.train.loss import adjusted_bias, balanced_weights
+from app.train.loss import balanced_weights, logit_shift
 from app.train.metrics import ConfusionMatrix
 from app.train.recipes import RECIPES
 from model import load_checkpoint, save_checkpoint
@@ -29,18 +30,21 @@ def main(words: Sequence[str]) -> None:
     recipe = dict(card.training["recipe"])
     if recipe.get("logit_adjustment"):
         sys.exit(f"{source}: its logits are adjusted already")
+    if card.training["dataset"] != "camvid" or "left_out" in card.training:
+        sys.exit(f"{source}: was not trained on all of CamVid's train")
     share = recipe["logit_adjustment"] = RECIPES["camvid"].logit_adjustment
     train = open_dataset("camvid", camvid, "train")
     weights = balanced_weights(class_pixels(train), recipe["class_weighting"])
-    net.logit_bias.copy_(adjusted_bias(net.logit_bias, weights, share))
+    shift = logit_shift(weights, share)
+    net.logit_bias.sub_(shift)
 
     val = open_dataset("camvid", camvid, "val")
-    engine = Engine(net, card, version="")
+    engine = Engine(net, card, version="", precision="fp32")
     confusion = ConfusionMatrix(len(val.classes))
     for index in range(len(val)):
         confusion.update(val.label(index), engine.segment([val.photo(index)])[0].label_map)
     metrics = confusion.metrics().to_json([info.name for info in val.classes])
-    training = {**card.training, "recipe": recipe, "val": metrics}
+    training = {**card.training, "recipe": recipe, "val": metrics, "logit_shift": shift.tolist()}
     training.pop("calibration", None)  # was that of other logits
     card = dataclasses.replace(card, training=training, temperature=1.0)
     save_checkpoint(target, net, card, dtype=torch.bfloat16)  # as it was

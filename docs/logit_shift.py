@@ -41,6 +41,8 @@ def main(words: Sequence[str]) -> None:
     """Print mean IU and pixel accuracy by share."""
     camvid, checkpoint, *left_out = words
     engine = Engine.load(Path(checkpoint))
+    if "logit_shift" in engine.card.training:
+        sys.exit(f"{checkpoint}: part of the shift is taken away already (--logit-adjustment)")
     train = open_dataset("camvid", Path(camvid), "train")
     judged = {"val": open_dataset("camvid", Path(camvid), "val")}
     if left_out:

@@ -172,7 +172,8 @@ class Engine:
         """Bring a batch to the device; blocks until it is there.
 
         On CUDA the copy has a stream of its own, so that one thread may upload the next batch
-        while another is in `segment_batch`.
+        while another is in `segment_batch`. On the CPU a photo alone is not copied: it must stay
+        as it is until `segment_batch` has returned.
 
         Args:
             photos: RGB, each HxWx3, all of one shape.
@@ -186,9 +187,10 @@ class Engine:
             PhotoDoesNotFitError: If there is none for a single one.
         """
         first = photos[0]
-        own_memory = first.flags.c_contiguous and first.flags.writeable
-        if len(photos) == 1 and own_memory and self.device.type == "cpu":
-            return torch.from_numpy(first)[None].permute(0, 3, 1, 2)  # where it is already
+        # What torch makes no tensor of: NumPy calls a mirrored column contiguous as well.
+        plain = first.flags.c_contiguous and first.flags.writeable and min(first.strides) > 0
+        if len(photos) == 1 and plain and self.device.type == "cpu":
+            return torch.from_numpy(first)[None].permute(0, 3, 1, 2)
         shape = (len(photos), *first.shape)
         size = first.shape[0], first.shape[1]
         with (

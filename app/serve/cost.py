@@ -81,7 +81,7 @@ class CostModel:
 
     def seconds_of_photos(self, photos: int) -> float:
         """Expected seconds of photos of unknown size, if they are like those of late."""
-        return photos * self._photo_s if self.line else 0.0
+        return 0.0 if self.line is None else photos * self._photo_s  # `line` is what refreshes it
 
 
 def fit_line(points: Sequence[tuple[float, float]]) -> Line:

@@ -273,7 +273,8 @@ _RECIPE_OPTIONS: Final[dict[str, dict[str, Any]]] = {
     "logit_adjustment": {
         "type": number(0, 1),
         "metavar": "F",
-        "help": "share of the weights' logarithm taken off the logits of what is saved",
+        "help": "share of the class weights' logarithm taken off the logits of what is validated "
+        "and saved",
     },
     "label_smoothing": {
         "type": number(0, 0.9999),

@@ -56,6 +56,10 @@ def build_network(
     """
     if start.init_from is not None:
         source, card = load_checkpoint(start.init_from)
+        shift = card.training.get("logit_shift")
+        if shift is not None:
+            # To what training had: it would be taken off a second time at the end.
+            source.logit_bias.data += torch.tensor(shift)
         net = _build(start, card.architecture, len(classes), dropout)
         same_classes = [info.name for info in card.classes] == [info.name for info in classes]
         return net, _copy_weights(source, net, same_classes=same_classes)

@@ -23,19 +23,18 @@ def balanced_weights(pixels: np.ndarray[Any, np.dtype[np.int64]], constant: floa
     return torch.from_numpy(weights / weights.mean()).float()
 
 
-def adjusted_bias(bias: Tensor, weights: Tensor, share: float) -> Tensor:
-    """Return a bias of the logits without a share of what class weights added to it.
+def logit_shift(weights: Tensor, share: float) -> Tensor:
+    """Return what to take off logits, C values, to undo a share of what class weights added.
 
     Cross-entropy times w has its optimum where the logits are higher by log(w) than without
     weights. (Logit adjustment, Menon et al., "Long-tail learning via logit adjustment", ICLR 2021,
-    equation 9, takes the logarithm of the class frequencies for what weights of their inverse add.)
+    equation 9, goes the other way: from a network without weights towards a balanced one.)
 
     Args:
-        bias: Of the logits, C values.
         weights: Of the classes in the loss, C values.
-        share: 0 leaves the bias as it is, 1 takes all of it away.
+        share: 0 undoes nothing, 1 all of it.
     """
-    return bias - share * weights.log()
+    return share * weights.log()
 
 
 def summed_loss(logits: Tensor, labels: Tensor, weights: Tensor, smoothing: float = 0.0) -> Tensor:

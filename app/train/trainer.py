@@ -4,6 +4,7 @@ Everything random is a function of the seed and of the position in the run, and 
 saved with the weights. A run that was interrupted therefore goes on exactly where it was.
 """
 
+import dataclasses
 import math
 import threading
 import time
@@ -22,7 +23,7 @@ from app.inference.device import Compute
 from app.train.auxiliary import CoarseScores
 from app.train.datasets import LabelledImages
 from app.train.distributed import ALONE, Processes, share_statistics
-from app.train.loss import adjusted_bias, dice_loss, labelled_weight, summed_loss
+from app.train.loss import dice_loss, labelled_weight, logit_shift, summed_loss
 from app.train.metrics import ConfusionMatrix
 from app.train.optimization import averaged_weights, build_optimizer, learning_rate_factor
 from app.train.progress import Progress
@@ -94,6 +95,10 @@ class Trainer:
         self.processes = processes
         self.net = net.to(compute.device).to(memory_format=torch.channels_last)
         self.class_weights = class_weights.to(compute.device)
+        self.logit_shift = logit_shift(self.class_weights, recipe.logit_adjustment)
+        if recipe.logit_adjustment:  # who trains on from the checkpoint has to undo it
+            training = {**card.training, "logit_shift": self.logit_shift.tolist()}
+            self.card = dataclasses.replace(card, training=training)
         self.averaged = averaged_weights(self.net, recipe.ema) if recipe.ema else None
         if compute.device.type == "cpu" and compute.precision == "bf16":
             zero_unreached_taps(self.net)
@@ -348,9 +353,9 @@ class Trainer:
         return confusion
 
     def weights_to_keep(self) -> FCN:
-        """Return the network that is validated and saved: the average if there is one.
+        """Return the network that is validated and saved, inside of `_adjusted`.
 
-        Its logits are those of training; `_adjusted` is around both.
+        It is the average if there is one.
         """
         net = self.averaged.module if self.averaged else self.net
         assert isinstance(net, FCN)
@@ -362,7 +367,7 @@ class Trainer:
         net = self.weights_to_keep()
         bias = net.logit_bias.data
         before = bias.clone()
-        bias.copy_(adjusted_bias(before, self.class_weights, self.recipe.logit_adjustment))
+        bias.sub_(self.logit_shift)
         try:
             yield net
         finally:

@@ -231,6 +231,11 @@ def test_a_photo_alone_is_not_copied_on_the_cpu_unless_it_must_be(
         assert batch.data_ptr() != other.ctypes.data
         assert np.array_equal(ready.segment_batch(batch)[0].label_map, mask)
     assert np.array_equal(ready.segment([image])[0].label_map, mask)
+    # NumPy calls a mirrored column contiguous, and torch has no negative strides.
+    column = photo(40, 1)
+    assert np.array_equal(
+        ready.segment([column[:, ::-1]])[0].label_map, ready.segment([column])[0].label_map
+    )
     assert not recwarn.list
 
 

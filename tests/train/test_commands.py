@@ -258,6 +258,14 @@ def test_init_from_copies_all_for_the_same_classes(source: Path) -> None:
     assert "score_fc7" in note
 
 
+def test_init_from_begins_with_the_logits_that_training_had(source: Path) -> None:
+    saved, card = load_checkpoint(source)
+    card = dataclasses.replace(card, training={"logit_shift": [0.5, -0.25]})
+    save_checkpoint(source, saved, card)
+    net, _ = build_network(Start(init_from=source), card.classes, dropout=0)
+    torch.testing.assert_close(net.logit_bias, saved.logit_bias + torch.tensor([0.5, -0.25]))
+
+
 @pytest.mark.parametrize("names", [["a", "c"], ["a", "b", "c"]])
 def test_init_from_for_other_classes_leaves_classwise_layers_new(
     source: Path, names: list[str]

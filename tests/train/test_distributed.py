@@ -33,6 +33,7 @@ def words(data: Path, out: Path) -> list[str]:
     # in each process, so it stays off.
     options += f" --epochs {STEPS} --batch-size 6 --crop 40x48 --head-width 8 --dropout 0"
     options += f" --val-every {STEPS} --learning-rate 1e-3 --optimizer sgd --warmup 0 --ema 0.9"
+    options += " --logit-adjustment 0.5"
     return options.split()
 
 

@@ -6,10 +6,10 @@ import torch
 from torch.nn import functional as F
 
 from app.train.loss import (
-    adjusted_bias,
     balanced_weights,
     dice_loss,
     labelled_weight,
+    logit_shift,
     summed_loss,
 )
 from model import VOID
@@ -111,7 +111,8 @@ def test_adjusted_logits_are_the_best_ones_of_equal_weights() -> None:
     optimizer.step(closure)  # type: ignore[no-untyped-call]
     trained = bias.detach()
     assert trained.softmax(0)[1] == pytest.approx(0.5, abs=1e-3)
-    assert adjusted_bias(trained, weights, 1.0).softmax(0)[1] == pytest.approx(0.25, abs=1e-3)
-    half = adjusted_bias(trained, weights, 0.5).softmax(0)[1]
-    assert half == pytest.approx(1 / (1 + math.sqrt(3)), abs=1e-3)
-    assert torch.equal(adjusted_bias(trained, weights, 0.0), trained)
+    without = trained - logit_shift(weights, 1.0)
+    assert without.softmax(0)[1] == pytest.approx(0.25, abs=1e-3)
+    half = trained - logit_shift(weights, 0.5)
+    assert half.softmax(0)[1] == pytest.approx(1 / (1 + math.sqrt(3)), abs=1e-3)
+    assert not logit_shift(weights, 0.0).any()

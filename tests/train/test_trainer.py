@@ -69,6 +69,7 @@ def make_trainer(
     precision: str = "fp32",
     workers: int = 0,
 ) -> Trainer:
+    weights = (0.25, 1.0, 1.0, 4.0) if recipe.class_weighting else (1.0,) * 4
     torch.manual_seed(0)
     norm = backbone == "vgg16_bn"
     architecture = Architecture(backbone=backbone, head_width=8, head_norm=norm)
@@ -77,7 +78,7 @@ def make_trainer(
         recipe,
         FewDrawings("train"),
         FewDrawings("val", size=(40, 48)),
-        class_weights=torch.ones(4),
+        class_weights=torch.tensor(weights),
         compute=choose_compute("cpu", precision),
         folder=RunFolder(path, dtype=torch.float32),
         card=Card("tiny", architecture, Drawings.classes),
@@ -182,22 +183,25 @@ def test_best_is_the_average_that_was_validated(tmp_path: Path, progress: Progre
     assert confusion.metrics().mean_iu == pytest.approx(best["val"]["mean_iu"], abs=1e-6)
 
 
+@pytest.mark.parametrize("ema", [0.5, 0.0])
 def test_what_is_validated_and_saved_is_adjusted_and_training_goes_on_without(
-    tmp_path: Path, progress: Progress
+    tmp_path: Path, progress: Progress, ema: float
 ) -> None:
     def trained(name: str, share: float) -> Trainer:
-        recipe = dataclasses.replace(RECIPE, epochs=1, logit_adjustment=share)
+        recipe = dataclasses.replace(
+            RECIPE, epochs=1, class_weighting=1.02, logit_adjustment=share, ema=ema
+        )
         trainer = make_trainer(tmp_path / name, recipe)
         trainer.folder.path.mkdir()
-        trainer.class_weights = torch.tensor([0.25, 1.0, 1.0, 4.0])
         trainer.run(progress)
         return trainer
 
     plain, adjusted = trained("plain", 0.0), trained("adjusted", 0.5)
-    for name, tensor in plain.state()["averaged"].items():
-        assert torch.equal(tensor, adjusted.state()["averaged"][name]), name
+    for name, tensor in plain.weights_to_keep().state_dict().items():
+        assert torch.equal(tensor, adjusted.weights_to_keep().state_dict()[name]), name
     kept, card = load_checkpoint(tmp_path / "adjusted" / "best.safetensors")
     shift = torch.tensor([math.log(2), 0.0, 0.0, -math.log(2)])
+    assert card.training["logit_shift"] == pytest.approx((-shift).tolist())
     torch.testing.assert_close(kept.logit_bias, plain.weights_to_keep().logit_bias + shift)
     logits = plain.logits(0)
     adjusted.use_weights(kept)
