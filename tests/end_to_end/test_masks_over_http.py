@@ -146,7 +146,9 @@ def test_a_busy_server_gives_the_masks_of_an_idle_one(
     # Without a warm-up nothing is measured: whether batches pay is the machine's business, what
     # they do to masks is what this is about.
     arguments = ["--checkpoint", str(checkpoint), "--precision", precision]
-    with running_server(tmp_path / "log", *arguments, warm_up_sizes="") as server:
+    # Processors without bf16 take long over it, and whoever would wait too long is refused.
+    patient = {"warm_up_sizes": "", "request_timeout_s": "600"}
+    with running_server(tmp_path / "log", *arguments, **patient) as server:
         alone = [server.label_map(body) for body in bodies]
         batches = server.metric("fcn_batch_images_count")
         assert server.metric("fcn_batch_images_sum") == batches

@@ -37,6 +37,7 @@ def metrics_of_served_drawings(checkpoint: Path, log: Path) -> Metrics:
     return confusion.metrics()
 
 
+@pytest.mark.timeout(1800)  # on one thread without bf16 it trains for twelve minutes
 def test_a_network_trained_on_drawings_masks_unseen_ones(tmp_path: Path) -> None:
     run("app.train", "--dataset", "shapes", "--max-steps", 400, "--out", tmp_path / "run")
     metrics = metrics_of_served_drawings(tmp_path / "run" / "best.safetensors", tmp_path / "log")

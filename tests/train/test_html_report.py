@@ -258,10 +258,12 @@ def test_a_file_name_that_is_no_text_is_shown_escaped(tmp_path: Path) -> None:
 
 
 @pytest.mark.browser
-def test_a_browser_shows_it_in_light_and_dark_without_complaint(tmp_path: Path) -> None:
+def test_a_browser_shows_it_in_light_and_dark_without_complaint(
+    tmp_path: Path, browser_path: str
+) -> None:
     path = tmp_path / "report.html"
     write(path, Photos(classes=MAX_TABLE_CLASSES + 1))
-    chromium = shutil.which("chromium")
+    chromium = shutil.which("chromium", path=browser_path)
     assert chromium
     brightness = []
     for scheme in (1, 0):  # light, dark
