@@ -64,6 +64,10 @@ class CostModel:
     @property
     def line(self) -> Line | None:
         """The line as it is now; None before the first batch."""
+        self._refresh()
+        return self._line
+
+    def _refresh(self) -> None:
         # One batch more or less moves a line through many very little, and a network that takes
         # a millisecond would have it fitted a thousand times a second.
         if self._new and self._new * _LEFT_OUT >= len(self._recent):
@@ -72,7 +76,6 @@ class CostModel:
             self._line = line
             self._photo_s = seconds / sum(batch.images for batch in self._recent)
             self._new = 0
-        return self._line
 
     def seconds(self, pixels: int, batches: int = 1) -> float:
         """Expected seconds of so many batches with so many pixels together."""
@@ -81,7 +84,8 @@ class CostModel:
 
     def seconds_of_photos(self, photos: int) -> float:
         """Expected seconds of photos of unknown size, if they are like those of late."""
-        return 0.0 if self.line is None else photos * self._photo_s  # `line` is what refreshes it
+        self._refresh()
+        return photos * self._photo_s
 
 
 def fit_line(points: Sequence[tuple[float, float]]) -> Line:
