@@ -21,6 +21,7 @@ from app.bench.servers import INTERRUPTS, Command, Server, started
 from app.bench.tables import show
 from app.cli import load_engine, run
 from app.errors import UsageError
+from app.serve.service import lanes_of
 from app.serve.settings import SettingsError, load_settings
 
 _MODULES = {"naive": "app.bench.naive", "litserve": "app.bench.litserve_server"}
@@ -83,7 +84,9 @@ def _engine_alone(
         settings = load_settings()
     except SettingsError as error:
         raise UsageError(str(error)) from None
-    alone = EngineAlone(engine, photos, max_images=settings.batch_images)
+    alone = EngineAlone(
+        engine, photos, max_images=settings.batch_images, lanes=lanes_of(settings, engine)
+    )
     alone.find_best_batches()
     return alone
 

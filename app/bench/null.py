@@ -39,6 +39,11 @@ class NullEngine(Engine):
         net = FCN(architecture, CLASSES)
         super().__init__(net, card, "0" * 64, device="cpu", precision="fp32")
 
+    @property
+    def most_lanes(self) -> int:
+        """One: what costs nothing has nothing to gain by running side by side."""
+        return 1
+
     def segment_batch(
         self,
         batch: Tensor,

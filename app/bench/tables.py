@@ -116,10 +116,12 @@ def _engine_table(figures: EngineFigures) -> Table:
     table = Table(
         "size", title=f"engine alone: {figures.images_per_s:.2f} images/s in best batches"
     )
-    for column in ("forward p50, ms", "best batch", "ms an image in it"):
+    for column in ("forward p50, ms", "best batch", "side by side", "ms an image in it"):
         table.add_column(column, justify="right")
     for size, one in list(figures.by_size.items())[:_MOST_SIZES]:
-        table.add_row(size, _time(one.forward.p50), str(one.batch), _time(one.ms_per_image))
+        table.add_row(
+            size, _time(one.forward.p50), str(one.batch), str(one.lanes), _time(one.ms_per_image)
+        )
     return table
 
 

@@ -30,10 +30,14 @@ _ENOUGH: Final = 0.97
 """The smallest batch with this share of the best images/s is taken: photos in it wait less."""
 
 _HOPELESS: Final = 0.9
-"""Once a batch falls below this share of the best images/s, larger ones are not tried."""
+"""A batch below this share of the best images/s has no chance: larger ones are not tried, and it
+is not timed again."""
 
-_ROUNDS: Final = 3
-"""How often each batch size is timed again, in turns with the others."""
+_SECOND_LOOKS: Final = 2
+"""How often a batch that seems hopeless is timed again at once: it may have been the machine."""
+
+_ROUNDS: Final = 5
+"""How often the batch sizes that have a chance are timed again, in turns."""
 
 
 class Cap(NamedTuple):
@@ -181,20 +185,27 @@ def _measure_size(
         if not fits:
             break
         fastest[images] = run_s
+        for _ in range(_SECOND_LOOKS):
+            if _rate(fastest, images) >= _HOPELESS * _best_rate(fastest) or clock() >= until:
+                break
+            fastest[images] = min(fastest[images], time_run(images))
         if _rate(fastest, images) < _HOPELESS * _best_rate(fastest):
             break
     if fits and len(fastest) < 2:
         return None
     for _ in range(_ROUNDS):
         # In turns, and the fastest run of each: whatever else the machine does slows all alike.
-        if clock() + sum(fastest.values()) > until:
+        hopeful = _HOPELESS * _best_rate(fastest)
+        # What a photo saves is told by the time of one alone, which is short.
+        timed = [images for images in fastest if images == 1 or _rate(fastest, images) >= hopeful]
+        if clock() + sum(fastest[images] for images in timed) > until:
             break
-        again = {images: time_run(images) for images in fastest}
-        fastest = {
-            images: min(fastest[images], run_s)
-            for images, run_s in again.items()
-            if run_s < math.inf
-        }
+        for images in timed:
+            run_s = time_run(images)
+            if run_s < math.inf:
+                fastest[images] = min(fastest[images], run_s)
+            else:
+                del fastest[images]
     enough = _ENOUGH * _best_rate(fastest)
     images = next((images for images in fastest if _rate(fastest, images) >= enough), 1)
     return images, _saving(fastest, images)

@@ -1,5 +1,6 @@
 """Which device and which number format: CUDA if there is one, bf16 where the hardware has it."""
 
+import functools
 import os
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
@@ -18,6 +19,10 @@ _CACHE_BOUNDS: Final = {
 over it) up to 1,024 entries, cuDNN up to 10,000. VGG16 takes about 20 a shape. With 128 instead of
 1,024, 500 sizes take 30 MB less and no more time. A plan of cuDNN's takes about 200 KiB (torch's
 documentation)."""
+
+
+_MOST_LANES: Final = 8
+"""Forwards side by side: each has its own feature maps."""
 
 
 class Compute(NamedTuple):
@@ -47,6 +52,32 @@ def bound_shape_caches() -> None:
     """
     for name, bound in _CACHE_BOUNDS.items():
         os.environ.setdefault(name, bound)
+
+
+@functools.cache
+def processor_threads() -> int:
+    """Threads on which torch computes by default; asked before any thread takes a share of them."""
+    return torch.get_num_threads()
+
+
+def usual_lanes(threads: int) -> int:
+    """How many forwards are worth running side by side on so many threads of a processor.
+
+    Threads of one forward wait for each other after every layer, and the more of them there are,
+    the longer. On two cores two forwards of one thread each are 10 to 25 % faster than one of two
+    (docs/performance.md); four threads each are what throughput settings of inference runtimes
+    come to on more.
+    """
+    return min(threads, max(2, threads // 4), _MOST_LANES)
+
+
+def take_share_of_threads(share: float) -> None:
+    """Let what the calling thread computes run on a share of `processor_threads`, at least one.
+
+    Args:
+        share: Above 0 to 1.
+    """
+    torch.set_num_threads(max(1, round(share * processor_threads())))
 
 
 def choose_compute(device: str = "auto", precision: str = "auto") -> Compute:

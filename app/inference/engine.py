@@ -14,7 +14,12 @@ from torch import Tensor
 
 from app.inference.batch_caps import MOST_IMAGES, MOST_PIXELS, BatchCaps, measure_batch_caps
 from app.inference.decode import resize, scaled_size
-from app.inference.device import bound_shape_caches, choose_compute
+from app.inference.device import (
+    bound_shape_caches,
+    choose_compute,
+    processor_threads,
+    take_share_of_threads,
+)
 from app.inference.heap import HeapTrimmer, find_trim
 from app.inference.network import NO_EXTRAS, Extras, label, logits_of, prepare
 from app.inference.room import PhotoDoesNotFitError, Room
@@ -25,7 +30,7 @@ logger = logging.getLogger(__name__)
 WARM_UP_SIZES: Final = ((360, 480),)
 """(height, width) of the photos that warm an engine up by default."""
 
-_CAPS_BUDGET_S: Final = 3.0
+_CAPS_BUDGET_S: Final = 5.0
 """How long a start may take longer because batch caps are measured."""
 
 
@@ -56,7 +61,8 @@ class DeviceLostError(RuntimeError):
 class Engine:
     """A network made ready for inference on one device.
 
-    Not thread-safe: call it from one thread at a time; only `upload` may run beside the rest.
+    On a CPU several threads may call it at a time, each on its share of the cores (see
+    `take_share_of_threads`). On CUDA one thread at a time; only `upload` may run beside the rest.
 
     Args:
         net: The network; it is copied, not changed.
@@ -85,6 +91,7 @@ class Engine:
         precision: str = "auto",
     ) -> None:
         bound_shape_caches()
+        processor_threads()  # before any thread takes a share of them
         compute = choose_compute(device, precision)
         self.card = card
         self.version = version
@@ -113,6 +120,11 @@ class Engine:
         net, card, version = load_versioned(checkpoint)
         return cls(net, card, version, device=device, precision=precision)
 
+    @property
+    def most_lanes(self) -> int:
+        """How many forwards may run at a time: on a CPU as many as it has threads, on CUDA one."""
+        return processor_threads() if self.device.type == "cpu" else 1
+
     def warm_up(self, sizes: Sequence[tuple[int, int]] = WARM_UP_SIZES) -> None:
         """Run grey photos of the given (height, width), so that first requests are not slow.
 
@@ -123,14 +135,18 @@ class Engine:
                 logger.warning("no memory to warm up with %d x %d pixels", size[1], size[0])
 
     def measure_caps(
-        self, *, most_images: int = MOST_IMAGES, most_pixels: int = MOST_PIXELS
+        self, *, most_images: int = MOST_IMAGES, most_pixels: int = MOST_PIXELS, lanes: int = 1
     ) -> None:
         """Find `caps` by timing batches, for some seconds in which nothing else should run.
 
         Args:
             most_images: Most photos in a batch that is tried.
             most_pixels: Most pixels in a batch that is tried.
+            lanes: How many forwards will run side by side; on a CPU they are timed with the share
+                of the cores that each then has.
         """
+        if self.device.type == "cpu":
+            take_share_of_threads(1 / lanes)
         self.caps = measure_batch_caps(
             self._run_grey,
             unmeasured=self.caps,
@@ -138,7 +154,9 @@ class Engine:
             most_images=most_images,
             most_pixels=most_pixels,
         )
-        if self.device.type == "cuda":
+        if self.device.type == "cpu":
+            take_share_of_threads(1.0)
+        else:
             torch.cuda.empty_cache()  # what the largest batches took
         logger.info("photos in a batch, by measuring: %s", self.caps)
 
@@ -256,8 +274,11 @@ class Engine:
         """
         input_size = (batch.shape[2], batch.shape[3])
         mask_size = size or input_size
-        with self._memory_errors(len(batch), input_size, mask_size, extras), self._device_errors():
-            self._room.check(len(batch), input_size, mask_size, extras)
+        with (
+            self._memory_errors(len(batch), input_size, mask_size, extras),
+            self._device_errors(),
+            self._room.taking(len(batch), input_size, mask_size, extras),
+        ):
             found = label(
                 self._net, batch, mask_size, temperature=self.card.temperature, extras=extras
             )

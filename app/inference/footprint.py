@@ -77,14 +77,24 @@ class Footprint:
             mask_size: See there.
             extras: See there.
         """
+        if self.most_bytes(images, input_size, mask_size, extras) <= free:
+            return True
+        return self.needed_bytes(images, input_size, mask_size, extras) <= free
+
+    def most_bytes(
+        self,
+        images: int,
+        input_size: tuple[int, int],
+        mask_size: tuple[int, int],
+        extras: Extras = NO_EXTRAS,
+    ) -> int:
+        """Return what a forward takes at most; as `needed_bytes`, but rough, and in no time."""
         # Padding, and maps rounded up to whole cells, add less than this on every side.
         pixels = sum((height + 256) * (width + 256) for height, width in (input_size, mask_size))
         # Probabilities take two bytes each; while a class's plane is made, a few more planes.
         planes = len(extras.probabilities) + 4 if extras.probabilities else 0
         pixel_bytes = self._pixel_bytes + 4 * planes
-        if _MARGIN * pixel_bytes * images * pixels + _SLACK_BYTES <= free:
-            return True
-        return self.needed_bytes(images, input_size, mask_size, extras) <= free
+        return math.ceil(_MARGIN * pixel_bytes * images * pixels) + _SLACK_BYTES
 
     def largest_scale(
         self, free: int, photo_size: tuple[int, int], most: float, extras: Extras = NO_EXTRAS

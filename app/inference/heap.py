@@ -7,6 +7,7 @@ trimmed as here by 1 %, in the same processor time.
 """
 
 import ctypes
+import math
 import time
 from collections.abc import Callable
 from typing import Final
@@ -38,6 +39,7 @@ class HeapTrimmer:
         began = self._clock()
         if self._trim is None or began < self._due:
             return
+        self._due = math.inf  # other threads need not do the same
         self._trim()
         ended = self._clock()
         self._due = ended + max(_EVERY_S, (ended - began) / _SHARE)

@@ -1,6 +1,9 @@
 """Whether there is room in memory for a forward, and what would fit where there is not."""
 
 import functools
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -26,10 +29,53 @@ class Room:
     def __init__(self, net: FCN, device: torch.device) -> None:
         self._net = net
         self._device = device
+        self._left = threading.Condition()
+        self._taken = 0
 
     @functools.cached_property
     def _footprint(self) -> Footprint:
         return Footprint(self._net)
+
+    @contextmanager
+    def taking(
+        self,
+        images: int,
+        input_size: tuple[int, int],
+        mask_size: tuple[int, int],
+        extras: Extras = NO_EXTRAS,
+    ) -> Iterator[None]:
+        """Check, and count what a forward may take until the block ends.
+
+        Forwards side by side could otherwise all be sure of the same memory. One for which there
+        is none beside the others waits for them: that they run is no reason to refuse it.
+
+        Args:
+            images: As in `check`, and so are the others.
+            input_size: See there.
+            mask_size: See there.
+            extras: See there.
+
+        Raises:
+            torch.OutOfMemoryError: As from `check`.
+        """
+        if self._device.type != "cpu":
+            yield
+            return
+        most = self._footprint.most_bytes(images, input_size, mask_size, extras)
+        with self._left:
+            # What others have taken already of it counts twice: rather that than not at all.
+            while self._taken and (
+                self._lacking(self._taken, images, input_size, mask_size, extras) is not None
+            ):
+                self._left.wait()
+            self.check(images, input_size, mask_size, extras)
+            self._taken += most
+        try:
+            yield
+        finally:
+            with self._left:
+                self._taken -= most
+                self._left.notify_all()
 
     def check(
         self,
@@ -51,13 +97,28 @@ class Room:
         Raises:
             torch.OutOfMemoryError: If there is not enough.
         """
+        free = self._lacking(0, images, input_size, mask_size, extras)
+        if free is not None:
+            raise torch.OutOfMemoryError(
+                f"{free / 1e6:.0f} MB of memory are left, too little for {images} photos of "
+                f"{input_size[1]} x {input_size[0]} pixels"
+            )
+
+    def _lacking(
+        self,
+        taken: int,
+        images: int,
+        input_size: tuple[int, int],
+        mask_size: tuple[int, int],
+        extras: Extras,
+    ) -> int | None:
+        """Return the bytes that are free besides `taken` if they are too few; None otherwise."""
         free = available_bytes() if self._device.type == "cpu" else None
-        if free is None or self._footprint.fits(free, images, input_size, mask_size, extras):
-            return
-        raise torch.OutOfMemoryError(
-            f"{free / 1e6:.0f} MB of memory are left, too little for {images} photos of "
-            f"{input_size[1]} x {input_size[0]} pixels"
-        )
+        if free is None:
+            return None
+        free -= taken
+        enough = self._footprint.fits(free, images, input_size, mask_size, extras)
+        return None if enough else free
 
     def too_small(
         self,

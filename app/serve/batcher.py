@@ -1,13 +1,14 @@
 """The asynchronous queue in front of one device: single items in, batches through, answers out.
 
 Knows nothing of images, networks or HTTP: it is given a blocking function that turns a list of
-payloads of one group into as many results, and calls it from one thread of its own. Which items
-make a batch is `groups`' business, what becomes of a batch that fails `batch`'s, and how long it
-all takes `cost`'s.
+payloads of one group into as many results, and calls it from threads of its own. Which items make
+a batch is `groups`' business, how much of the device it has `shares`', what becomes of a batch
+that fails `batch`'s, and how long it all takes `cost`'s.
 """
 
 import asyncio
 import contextlib
+import functools
 import logging
 import math
 import sys
@@ -31,6 +32,7 @@ from app.serve.batch import (
 )
 from app.serve.cost import CostModel
 from app.serve.groups import GroupQueue, KeyT, Popped
+from app.serve.shares import DeviceShares
 
 __all__ = ["BatchReport", "Batcher", "BatcherClosedError", "DeadlineExceededError", "Outcome"]
 
@@ -38,23 +40,28 @@ logger = logging.getLogger(__name__)
 
 
 class Batcher(Generic[KeyT, PayloadT, ResultT]):
-    """Batches submitted items by group and runs the batches one after another.
+    """Batches submitted items by group and runs the batches, several at a time where it may.
 
-    The next batch is chosen at the moment the device becomes idle, by the thread that feeds
-    it: batches form by themselves while the device is busy, and it never waits for the event
-    loop. Every submitted item is resolved: with its outcome, with the error of its own run, or
-    with `DeadlineExceededError` or `BatcherClosedError`.
+    The next batch is chosen at the moment a part of the device becomes idle, by the thread that
+    feeds it: batches form by themselves while the device is busy, and it never waits for the event
+    loop. A batch beside which nothing waits or runs has the whole device. Every submitted item is
+    resolved: with its outcome, with the error of its own run, or with `DeadlineExceededError` or
+    `BatcherClosedError`.
 
     Args:
-        run: Called as `run(key, payloads)` from the batcher's thread; returns one result per
-            payload, in order. If it raises for several payloads it is called again with halves
-            of them, so that only the culprit fails.
+        run: Called as `run(key, payloads)` from one of the batcher's threads; returns one result
+            per payload, in order. If it raises for several payloads it is called again with
+            halves of them, so that only the culprit fails.
         max_images: Most items in a batch.
-        max_pixels: Most pixels in a batch; an item larger than this runs alone.
+        max_pixels: Most pixels in all batches that run at a time; an item larger than this runs
+            alone.
         most_images: A group's own cap on items; see `GroupQueue`. Must not block.
         saving: What sharing a batch saves; see `GroupQueue`. Must not block.
         delay_s: How long the first of a batch may wait for company; see `GroupQueue`.
-        fatal: Errors after which the function can never work again: they end the thread, and
+        lanes: Most batches that run at a time, each on its share of the device.
+        take_share: Called by a thread before it runs a batch, with the share that the batch has,
+            above 0 to 1.
+        fatal: Errors after which the function can never work again: they end the threads, and
             everything that waits is failed.
         observe: Called in the event loop after every run.
         clock: Monotonic seconds; deadlines are on this clock.
@@ -69,16 +76,19 @@ class Batcher(Generic[KeyT, PayloadT, ResultT]):
         most_images: Callable[[KeyT], int] = lambda key: sys.maxsize,
         saving: Callable[[KeyT], float] = lambda key: math.inf,
         delay_s: float = 0.0,
+        lanes: int = 1,
+        take_share: Callable[[float], object] = lambda share: None,
         fatal: tuple[type[Exception], ...] = (),
         observe: Callable[[BatchReport[KeyT]], None] = lambda report: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._run = run
+        self._max_pixels = max_pixels
+        self._lanes = lanes
+        self._take_share = take_share
         self._fatal = fatal
         self._observe = observe
         self._clock = clock
-        self._runner: BatchRunner[KeyT, PayloadT, ResultT] = BatchRunner(
-            run, fatal=fatal, clock=clock, observe=self._ran, deliver=self._deliver
-        )
         self._queue: GroupQueue[KeyT, Item[PayloadT, ResultT]] = GroupQueue(
             max_images=max_images,
             max_pixels=max_pixels,
@@ -87,12 +97,18 @@ class Batcher(Generic[KeyT, PayloadT, ResultT]):
             delay_s=delay_s,
         )
         self._cost = CostModel()
-        self._idle_at = -math.inf
-        self._changed = threading.Condition()
+        self._shares = DeviceShares(lanes, max_pixels=max_pixels)
+        self._lock = threading.Lock()
+        self._called = [threading.Condition(self._lock) for _ in range(lanes)]
+        self._idle: list[int] = []  # lanes whose thread waits to be called
         self._closed = False
         self._loop = asyncio.get_running_loop()
-        self._thread = threading.Thread(target=self._work, name="batcher", daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=self._work, args=[lane], name=f"batcher_{lane}", daemon=True)
+            for lane in range(lanes)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def depth(self) -> int:
@@ -101,8 +117,8 @@ class Batcher(Generic[KeyT, PayloadT, ResultT]):
 
     @property
     def alive(self) -> bool:
-        """Whether the thread that feeds the device is there."""
-        return self._thread.is_alive()
+        """Whether the threads that feed the device are there."""
+        return all(thread.is_alive() for thread in self._threads)
 
     def expected_s(self, *, items: int = 0, pixels: int = 0, unsized: int = 0) -> float:
         """Estimated seconds until all that was submitted has run; 0 before the first batch.
@@ -114,16 +130,17 @@ class Batcher(Generic[KeyT, PayloadT, ResultT]):
             pixels: Of those together.
             unsized: So many more are counted as if they were like those that ran of late.
         """
-        with self._changed:  # the batcher's thread changes all of it
+        with self._lock:  # the batcher's threads change all of it
             queue, cost = self._queue, self._cost
             waiting = cost.seconds(queue.pixels + pixels, queue.batches + items)
-            running = max(0.0, self._idle_at - self._clock())
+            running = self._shares.left_s(self._clock())
             return running + waiting + cost.seconds_of_photos(unsized)
 
     def cost_s(self, pixels: int) -> float:
-        """Estimated seconds of a batch with so many pixels; 0 before the first batch."""
-        with self._changed:
-            return self._cost.seconds(pixels)
+        """Estimated seconds of a batch with so many pixels beside others; 0 before the first."""
+        share = 1 if pixels >= self._max_pixels else self._lanes  # nothing fits beside that one
+        with self._lock:
+            return self._cost.seconds(pixels) * share
 
     async def submit(
         self, key: KeyT, payload: PayloadT, *, pixels: int, deadline: float = math.inf
@@ -146,15 +163,15 @@ class Batcher(Generic[KeyT, PayloadT, ResultT]):
         """
         future: asyncio.Future[Outcome[ResultT]] = self._loop.create_future()
         item = Item(payload, pixels, self._clock(), deadline, future)
-        with self._changed:
+        with self._lock:
             if self._closed:
                 raise BatcherClosedError("the queue is closed")
             ticket = self._queue.push(key, item)
-            self._changed.notify()
+            self._call()
         try:
             return await future
         finally:
-            with self._changed:
+            with self._lock:
                 self._queue.discard(key, ticket)
             # As in `Workers.run`: an error's traceback would lead back to it.
             del item, future
@@ -164,24 +181,39 @@ class Batcher(Generic[KeyT, PayloadT, ResultT]):
 
         Callable from any thread, more than once.
         """
-        with self._changed:
+        with self._lock:
             self._closed = True
             left = self._queue.drain()
-            self._changed.notify()
+            while self._idle:
+                self._call()
         self._deliver([Verdict(item, closed_early()) for item in left])
 
     async def join(self, timeout_s: float) -> bool:
-        """Wait until the thread has ended after `close`; False if it has not in that time."""
-        await asyncio.to_thread(self._thread.join, timeout_s)
-        return not self._thread.is_alive()
+        """Wait until the threads have ended after `close`; False if they have not in that time."""
 
-    # What follows runs in the batcher's own thread.
+        def join() -> None:
+            until = time.monotonic() + timeout_s
+            for thread in self._threads:
+                thread.join(max(0.0, until - time.monotonic()))
 
-    def _work(self) -> None:
+        await asyncio.to_thread(join)
+        return not any(thread.is_alive() for thread in self._threads)
+
+    # What follows runs in the batcher's own threads. Each has a number, its lane.
+
+    def _work(self, lane: int) -> None:
+        runner: BatchRunner[KeyT, PayloadT, ResultT] = BatchRunner(
+            self._run,
+            fatal=self._fatal,
+            clock=self._clock,
+            observe=functools.partial(self._ran, lane),
+            deliver=self._deliver,
+        )
         try:
-            while (popped := self._next_batch()) is not None:
+            while (popped := self._next_batch(lane)) is not None:
                 assert popped.key is not None  # a batch has one
-                self._runner.run(popped.key, popped.batch, popped.reason)
+                self._take_share(self._shares.share(lane))
+                runner.run(popped.key, popped.batch, popped.reason)
                 # An idle thread must not hold on to the last payloads.
                 del popped
         except self._fatal:
@@ -190,26 +222,52 @@ class Batcher(Generic[KeyT, PayloadT, ResultT]):
             # Reached on `close`, and also if the thread dies: nobody may wait for a dead thread.
             self.close()
 
-    def _next_batch(self) -> Popped[KeyT, Item[PayloadT, ResultT]] | None:
-        """Block until a batch is due; None once closed."""
-        with self._changed:
+    def _next_batch(self, lane: int) -> Popped[KeyT, Item[PayloadT, ResultT]] | None:
+        """Block until a batch is due and has a part of the device; None once closed."""
+        with self._lock:
+            self._shares.end(lane)
             while not self._closed:
-                popped = self._queue.pop(now := self._clock())
+                if not self._shares.free:
+                    self._wait(lane)
+                    continue
+                now = self._clock()
+                popped = self._queue.pop(now, room=self._shares.room, lanes=self._shares.free)
                 self._deliver([Verdict(item, too_late()) for item in popped.expired])
                 if popped.batch:
-                    pixels = sum(item.pixels for item in popped.batch)
-                    self._idle_at = now + self._cost.seconds(pixels)
+                    self._begin(lane, sum(item.pixels for item in popped.batch), now)
                     return popped
                 # An idle thread must not hold on to what has expired.
                 del popped
-                self._changed.wait(self._queue.due_in(now))
+                due_in = self._queue.due_in(now)
+                # What is due and was not taken has no room until another batch ends.
+                self._wait(lane, None if self._shares.busy and due_in == 0 else due_in)
             return None
 
-    def _ran(self, report: BatchReport[KeyT]) -> None:
-        with self._changed:
-            self._idle_at = -math.inf  # or about to begin with a part of what failed
+    def _begin(self, lane: int, pixels: int, now: float) -> None:
+        """Give a lane's batch its share of the device, and wake up whoever can use the rest."""
+        shares, queue = self._shares, self._queue
+        shares.begin(lane, pixels=pixels, others=queue.batches, next_pixels=queue.next_pixels(now))
+        shares.expect(lane, now + self._cost.seconds(pixels) / shares.share(lane))
+        if shares.free and len(queue):
+            self._call()
+
+    def _wait(self, lane: int, timeout_s: float | None = None) -> None:
+        self._idle.append(lane)
+        self._called[lane].wait(timeout_s)
+        if lane in self._idle:  # nobody called
+            self._idle.remove(lane)
+
+    def _call(self) -> None:
+        """Wake up the lane that became idle last: its thread's memory and caches are warm."""
+        if self._idle:
+            self._called[self._idle.pop()].notify()
+
+    def _ran(self, lane: int, report: BatchReport[KeyT]) -> None:
+        with self._lock:
+            self._shares.expect_no_more(lane)
             if not report.failed:
-                self._cost.add(images=report.images, pixels=report.pixels, seconds=report.ran_s)
+                seconds = report.ran_s * self._shares.share(lane)
+                self._cost.add(images=report.images, pixels=report.pixels, seconds=seconds)
         self._in_loop(lambda: self._observe(report))
 
     def _deliver(self, verdicts: list[Verdict[PayloadT, ResultT]]) -> None:

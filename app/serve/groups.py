@@ -53,6 +53,8 @@ class Reason(StrEnum):
     """The head had waited for company as long as it may."""
     OLDER = "older"
     """More of the group waited, but older items of other groups would have waited for them."""
+    SHARED = "shared"
+    """More of the group waited, but another part of the device is free for it."""
     RETRY = "retry"
     """It is part of a batch that failed."""
 
@@ -173,18 +175,29 @@ class GroupQueue(Generic[KeyT, ItemT]):
         self._take(key, group, ticket)
         return True
 
-    def pop(self, now: float) -> Popped[KeyT, ItemT]:
-        """Take the next batch that is due, dropping what has expired or is gone on the way."""
+    def pop(self, now: float, *, room: float = math.inf, lanes: int = 1) -> Popped[KeyT, ItemT]:
+        """Take the next batch that is due, dropping what has expired or is gone on the way.
+
+        Args:
+            now: Seconds.
+            room: Most pixels of the batch, even of a single item. If the item whose turn it is
+                has more, nothing is taken: no other overtakes it.
+            lanes: Batches that could begin now. Where fewer wait, a group is divided among them.
+        """
         expired = self._drop_dead_heads(now)
-        due = [(group.head[0], key) for key, group in self._groups.items() if self._due(group, now)]
-        if not due:
+        key = self._turn(now)
+        if key is None:
             return Popped(expired=expired)
-        _, key = min(due, key=lambda head: head[0])
-        batch, reason = self._take_batch(key, now, expired)
-        if not batch:  # the last who waited have gone since the look at the heads
+        batch, reason = self._take_batch(key, now, expired, room, lanes)
+        if not batch:  # no room, or the last who waited have gone since the look at the heads
             return Popped(expired=expired)
         self._ask_again(key)
         return Popped(key, batch, expired, reason)
+
+    def next_pixels(self, now: float) -> int | None:
+        """Pixels of the item whose turn it is; None if nothing is due."""
+        key = self._turn(now)
+        return None if key is None else self._groups[key].head[1].pixels
 
     def due_in(self, now: float) -> float | None:
         """Seconds until something becomes due, by company, delay or deadline; None if empty."""
@@ -202,14 +215,21 @@ class GroupQueue(Generic[KeyT, ItemT]):
         self._pixels = self._length = self._batches = 0
         return [item for _, item in sorted(items, key=lambda entry: entry[0])]
 
+    def _turn(self, now: float) -> KeyT | None:
+        """Return the group whose turn it is; None if none is due."""
+        due = [(group.head[0], key) for key, group in self._groups.items() if self._due(group, now)]
+        return min(due, key=lambda head: head[0])[1] if due else None
+
     def _cap(self, key: KeyT) -> int:
         return max(1, min(self._max_images, self._most_images(key)))
 
     def _take_batch(
-        self, key: KeyT, now: float, expired: list[ItemT]
+        self, key: KeyT, now: float, expired: list[ItemT], room: float, lanes: int
     ) -> tuple[list[ItemT], Reason]:
         """Take what goes together from the head of a group, and say why it is no more."""
         group = self._groups[key]
+        others_batches = self._batches - group.batches(self._max_pixels)
+        fair = -(-len(group.items) // max(1, lanes - others_batches))
         most_older = self._saving(key) * _BEHIND * self._length
         # A group that still waits for company could not run now: it is not overtaken.
         others = heapq.merge(
@@ -229,8 +249,12 @@ class GroupQueue(Generic[KeyT, ItemT]):
                 if not item.gone:
                     expired.append(item)
                 continue
-            if batch and not self._fits(group, len(batch), pixels + item.pixels):
+            if pixels + item.pixels > room or (
+                batch and not self._fits(group, len(batch), pixels + item.pixels)
+            ):
                 return batch, Reason.FULL
+            if len(batch) == fair:
+                return batch, Reason.SHARED
             while next_other is not None and next_other < ticket:
                 older, next_other = older + 1, next(others, None)
             if batch and older > most_older:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.inference.decode import open_photo, resize, scaled_size
+from app.inference.device import take_share_of_threads
 from app.inference.engine import DeviceLostError, Engine, Segmentation
 from app.inference.network import Extras
 from app.serve.admission import Admission, Place
@@ -75,9 +76,10 @@ class Pipeline:
     Args:
         settings: Bounds and caps.
         telemetry: Where figures go.
+        lanes: Most batches that run at a time on the device.
     """
 
-    def __init__(self, settings: Settings, telemetry: Telemetry) -> None:
+    def __init__(self, settings: Settings, telemetry: Telemetry, *, lanes: int = 1) -> None:
         self._max_pixels = settings.max_pixels
         self._telemetry = telemetry
         self._decoders = Workers("decode", settings.decode_threads)
@@ -89,6 +91,8 @@ class Pipeline:
             most_images=_most_images,
             saving=_saving,
             delay_s=settings.batch_delay_s,
+            lanes=lanes,
+            take_share=take_share_of_threads,
             fatal=(DeviceLostError,),
             observe=self._observe,
         )
@@ -106,7 +110,7 @@ class Pipeline:
 
     @property
     def alive(self) -> bool:
-        """Whether the device's thread is there to do work."""
+        """Whether the device's threads are there to do work."""
         return self._batcher.alive
 
     @property
@@ -225,7 +229,7 @@ class Pipeline:
         """Stop: fail what waits, give a running forward a moment to finish.
 
         Returns:
-            Whether the device's thread has ended.
+            Whether the device's threads have ended.
         """
         self._lag.close()
         self._batcher.close()

@@ -9,6 +9,7 @@ from typing import Final
 
 import torch
 
+from app.inference.device import take_share_of_threads, usual_lanes
 from app.inference.engine import DeviceLostError, Engine
 from app.inference.host_gpu import unused_gpu
 from app.serve.deadline import RequestScope
@@ -50,13 +51,21 @@ def load_engine(settings: Settings, serving: Engine | None = None) -> Engine:
         ValueError: If the device or precision is not to be had.
     """
     engine = Engine.load(settings.checkpoint, device=settings.device, precision=settings.precision)
+    take_share_of_threads(1.0)  # a new thread would begin with the share that another took last
     if settings.warm_up_sizes:
         engine.warm_up(settings.warm_up_sizes)
         if serving is None or not engine.adopt_caps(serving):
             engine.measure_caps(
-                most_images=settings.batch_images, most_pixels=settings.batch_pixels
+                most_images=settings.batch_images,
+                most_pixels=settings.batch_pixels,
+                lanes=lanes_of(settings, engine),
             )
     return engine
+
+
+def lanes_of(settings: Settings, engine: Engine) -> int:
+    """Return how many batches may run at a time on an engine's device."""
+    return min(settings.lanes or usual_lanes(engine.most_lanes), engine.most_lanes)
 
 
 class Service:
@@ -247,7 +256,9 @@ class Service:
 
     def _become_ready(self, engine: Engine) -> None:
         try:
-            self._pipeline = Pipeline(self.settings, self.telemetry)
+            self._pipeline = Pipeline(
+                self.settings, self.telemetry, lanes=lanes_of(self.settings, engine)
+            )
             self._show_model(engine)
             self._export_state(self._pipeline, engine.device)
         except Exception as error:
@@ -255,7 +266,12 @@ class Service:
             self._fail(error)
             return
         self.phase = Phase.READY
-        logger.info("ready: %s (%s)", self.model_label, engine.reason)
+        logger.info(
+            "ready: %s (%s; at most %d batches at a time)",
+            self.model_label,
+            engine.reason,
+            lanes_of(self.settings, engine),
+        )
         if engine.device.type == "cpu" and self.settings.device == "auto":
             self.notice = unused_gpu()
             if self.notice is not None:

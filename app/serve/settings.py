@@ -145,9 +145,20 @@ class Settings(BaseSettings):
     batch_pixels: int = Field(
         MOST_PIXELS,
         ge=1,
-        description="Most pixels in a batch, which bounds the memory of a forward, whatever was "
-        "measured; a larger photo runs alone.",
+        description="Most pixels in a batch, and in all that run at a time, which bounds the "
+        "memory of forwards, whatever was measured; a larger photo runs alone.",
         json_schema_extra={"unit": "pixels"},
+    )
+    lanes: int | None = Field(
+        None,
+        ge=1,
+        description="Most batches that run at a time on a CPU, each on its share of the cores, "
+        "while several wait; a photo that nothing waits behind has all cores. 1 for one after "
+        "another. On a GPU it is always 1.",
+        json_schema_extra={
+            "unit": "batches",
+            "shown": "2, from 12 CPUs on a quarter of them, at most 8",
+        },
     )
     batch_delay_s: float = Field(
         0.0,

@@ -1,5 +1,6 @@
 """The engine alone, with an engine whose forwards take as long as a test says."""
 
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -27,12 +28,14 @@ class TimedEngine:
 
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch):
-    def make(sizes: str, cost, max_images: int = 16) -> tuple[EngineAlone, TimedEngine]:
+    def make(
+        sizes: str, cost, max_images: int = 16, lanes: int = 1
+    ) -> tuple[EngineAlone, TimedEngine]:
         engine = TimedEngine(cost)
         timer = SimpleNamespace(perf_counter=lambda: engine.now)
         monkeypatch.setattr(engine_alone, "time", timer)
         photos = drawn_photos(parse_sizes(sizes), file_format="png", seed=0)
-        return EngineAlone(engine, photos, max_images=max_images), engine
+        return EngineAlone(engine, photos, max_images=max_images, lanes=lanes), engine
 
     return make
 
@@ -58,6 +61,19 @@ def test_no_batch_is_larger_than_the_servers(alone) -> None:
     engine, timed = alone("20x20", lambda batch, pixels: 0.01, max_images=5)
     engine.find_best_batches()
     assert {batch for batch, _ in timed.batches} == {1, 2, 4}
+
+
+@pytest.mark.parametrize(("beside_s", "lanes", "ms"), [(0.004, 2, 4), (0.02, 1, 10)])
+def test_batches_run_side_by_side_where_that_is_faster(alone, beside_s, lanes, ms) -> None:
+    def cost(batch: int, pixels: int) -> float:
+        return beside_s if threading.current_thread().name.startswith("2 at a time") else 0.01
+
+    engine, _ = alone("20x20", cost, max_images=1, lanes=2)
+    engine.find_best_batches()
+    figures = engine.measure(0.5).by_size["20x20"]
+    assert (figures.batch, figures.lanes) == (1, lanes)
+    assert figures.forward.p50 == pytest.approx(10)
+    assert figures.ms_per_image == pytest.approx(ms)
 
 
 def test_batches_are_bounded_in_pixels(alone, monkeypatch: pytest.MonkeyPatch) -> None:

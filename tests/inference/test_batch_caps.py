@@ -115,6 +115,18 @@ def test_a_batch_as_fast_as_one_photo_saves_all() -> None:
     assert Device(lambda pixels, images: 0.001).measure().saving(100) == math.inf
 
 
+@pytest.mark.parametrize("stalled", [1, 2, 3])
+def test_a_stall_does_not_end_the_search(stalled: int) -> None:
+    pairs = 0
+
+    def cost(pixels: int, images: int) -> float:
+        nonlocal pairs
+        pairs += (pixels, images) == (100, 2)
+        return overhead(pixels, images) * (5 if images == 2 and pairs <= stalled else 1)
+
+    assert Device(cost).measure().images(100) == 16
+
+
 def test_noise_does_not_hide_what_pays() -> None:
     caps = Device(overhead, noise=0.3).measure()
     assert caps.images(100) == 16

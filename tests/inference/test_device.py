@@ -1,11 +1,18 @@
 import os
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from app.inference import device as module
-from app.inference.device import bound_shape_caches, choose_compute
+from app.inference.device import (
+    bound_shape_caches,
+    choose_compute,
+    processor_threads,
+    take_share_of_threads,
+    usual_lanes,
+)
 
 
 @pytest.fixture
@@ -81,3 +88,20 @@ def test_bounds_that_are_set_already_are_kept(monkeypatch: pytest.MonkeyPatch) -
     bound_shape_caches()
     assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "7"
     assert int(os.environ["TORCH_CUDNN_V8_API_LRU_CACHE_LIMIT"]) < 10_000
+
+
+@pytest.mark.parametrize(
+    ("threads", "lanes"), [(1, 1), (2, 2), (4, 2), (8, 2), (12, 3), (32, 8), (192, 8)]
+)
+def test_several_forwards_are_run_where_there_are_several_threads(threads: int, lanes: int) -> None:
+    assert usual_lanes(threads) == lanes
+
+
+def test_a_thread_takes_its_share_and_leaves_others_theirs() -> None:
+    before = torch.get_num_threads()
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
+        one.submit(take_share_of_threads, 1.0).result()
+        other.submit(take_share_of_threads, 1e-9).result()
+        assert other.submit(torch.get_num_threads).result() == 1
+        assert one.submit(torch.get_num_threads).result() == processor_threads()
+    assert torch.get_num_threads() == before

@@ -1,8 +1,10 @@
 import dataclasses
 import hashlib
 import re
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +12,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from app.inference import engine as engine_module
 from app.inference.batch_caps import BatchCaps, Cap
 from app.inference.decode import resize, scaled_size
+from app.inference.device import take_share_of_threads
 from app.inference.engine import Engine
 from app.inference.network import Extras, fold_batch_norms
 from app.inference.room import PhotoDoesNotFitError
@@ -239,6 +243,20 @@ def test_a_photo_alone_is_not_copied_on_the_cpu_unless_it_must_be(
     assert not recwarn.list
 
 
+def test_forwards_side_by_side_give_the_masks_that_they_give_alone(net: FCN) -> None:
+    ready = engine(net)
+    photos = [photo(72, 104, seed) for seed in range(6)]
+    alone = [ready.segment([one])[0].label_map for one in photos]
+    with side_by_side(3) as pool:
+        together = list(pool.map(lambda one: ready.segment([one])[0].label_map, photos))
+    for one, other in zip(alone, together, strict=True):
+        assert np.mean(one == other) >= 0.99999
+
+
+def side_by_side(lanes: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(lanes, initializer=take_share_of_threads, initargs=(1 / lanes,))
+
+
 def give_memory(monkeypatch: pytest.MonkeyPatch, free: int | None) -> None:
     monkeypatch.setattr("app.inference.room.available_bytes", lambda: free)
 
@@ -288,6 +306,32 @@ def test_a_batch_without_room_runs_out_of_memory_and_its_photos_do_not(
     with pytest.raises(torch.OutOfMemoryError, match="too little for 8 photos of 200 x 200"):
         ready.segment(photos)
     assert len(ready.segment(photos[:1])) == 1
+
+
+@pytest.mark.parametrize(("free", "most"), [(FREE, 1), (20 * FREE, 3)])
+def test_forwards_without_room_for_all_wait_for_each_other(
+    net: FCN, monkeypatch: pytest.MonkeyPatch, free: int, most: int
+) -> None:
+    ready = engine(net)
+    give_memory(monkeypatch, free)
+    at_work = []
+    seen = []
+    label = engine_module.label
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        at_work.append(1)
+        time.sleep(0.2)
+        seen.append(len(at_work))
+        try:
+            return label(*args, **kwargs)
+        finally:
+            at_work.pop()
+
+    monkeypatch.setattr(engine_module, "label", watched)
+    with side_by_side(3) as pool:
+        results = list(pool.map(lambda _: ready.segment([photo(300, 300)]), range(3)))
+    assert [len(result) for result in results] == [1, 1, 1]
+    assert max(seen) == most
 
 
 def test_where_memory_is_unknown_nothing_is_refused(

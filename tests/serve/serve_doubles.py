@@ -92,6 +92,8 @@ class EngineDouble:
     precision = "fp32"
     reason = "a double needs no arithmetic"
 
+    most_lanes = 1
+
     def __init__(self, gate=None, most_images=1000):
         self.caps = BatchCaps([Cap(10**9, most_images)], beyond=1)
         self.batches = []

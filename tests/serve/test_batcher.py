@@ -454,6 +454,115 @@ async def test_the_wait_is_estimated_from_recent_runs():
         assert batcher.expected_s() == 0
 
 
+async def test_a_batch_alone_has_the_whole_device_and_several_share_it():
+    device = Device(held=True)
+    shares = []
+    async with batching(device, lanes=2, take_share=shares.append) as batcher:
+        first = submit(batcher, 0)
+        await device.busy()
+        rest = [submit(batcher, n, key=n) for n in (1, 2, 3)]
+        await settle()
+        assert len(device.runs) == 1  # the first has all of it
+        device.go.release()
+        await device.busy()
+        await device.busy()
+        assert device.runs == [("k", [0]), (1, [1]), (2, [2])]
+        device.go.release()  # one part is free now, and the third takes it
+        await device.busy()
+        device.release(2)
+        await asyncio.gather(first, *rest)
+    assert shares == [1, 1 / 2, 1 / 2, 1 / 2]
+    assert len(device.threads) == 2
+
+
+async def test_what_comes_while_a_part_is_free_begins_at_once():
+    device = Device(held=True)
+    async with batching(device, lanes=2) as batcher:
+        first = submit(batcher, 0)
+        await device.busy()
+        pair = [submit(batcher, n, key=n) for n in (1, 2)]
+        await settle()
+        device.go.release()
+        await device.busy()
+        await device.busy()
+        device.go.release()
+        await asyncio.wait(pair, timeout=PATIENCE_S, return_when="FIRST_COMPLETED")
+        assert [task.done() for task in pair].count(True) == 1
+        late = submit(batcher, 3)
+        await device.busy()
+        assert device.runs[-1] == ("k", [3])
+        assert not all(task.done() for task in pair)
+        device.release(2)
+        await asyncio.gather(first, *pair, late)
+
+
+async def test_all_that_run_at_a_time_are_held_to_the_bound_on_pixels():
+    device = Device(held=True)
+    shares = []
+    options = {"lanes": 2, "max_pixels": 100, "take_share": shares.append}
+    async with batching(device, **options) as batcher:
+        first = submit(batcher, 0, pixels=1)
+        await device.busy()
+        rest = [
+            submit(batcher, n, key=n, pixels=pixels)
+            for n, pixels in enumerate((60, 60, 500, 10, 10), start=1)
+        ]
+        await settle()
+        for _ in range(3):  # none of them leaves room for the next
+            device.go.release()
+            await device.busy()
+        await settle()
+        assert device.runs == [("k", [0]), (1, [1]), (2, [2]), (3, [3])]
+        device.go.release()
+        await device.busy()
+        await device.busy()
+        device.release(2)
+        await asyncio.gather(first, *rest)
+    assert shares == [1, 1, 1, 1, 1 / 2, 1 / 2]
+
+
+async def test_a_share_of_the_device_costs_its_share_of_the_time():
+    device, clock = Device(held=True), Clock()
+    async with batching(device, clock=clock, lanes=2) as batcher:
+        first = submit(batcher, 0, pixels=100)
+        await device.busy()
+        pair = [submit(batcher, n, key=n, pixels=100) for n in (1, 2)]
+        await settle()
+        clock.pass_by(1.0)  # the whole device for 100 pixels
+        device.go.release()
+        await device.busy()
+        await device.busy()
+        await first
+        assert batcher.expected_s() == pytest.approx(2.0)
+        assert batcher.cost_s(100) == pytest.approx(2.0)  # beside others
+        assert batcher.cost_s(1000) == pytest.approx(10.0)  # no other fits beside that
+        clock.pass_by(2.0)
+        assert batcher.expected_s() == pytest.approx(0)
+        device.release(2)
+        await asyncio.gather(*pair)
+        await settle()
+        assert batcher.cost_s(100) == pytest.approx(2.0)
+
+
+async def test_a_fatal_error_in_one_part_ends_all():
+    device = Device(held=True)
+    device.fails = {1: ConnectionError("the device is lost")}
+    async with batching(device, lanes=2, fatal=(ConnectionError,)) as batcher:
+        first = submit(batcher, 0)
+        await device.busy()
+        rest = [submit(batcher, n, key=n) for n in (1, 2, 3, 4)]
+        await settle()
+        device.release(10)
+        waited = asyncio.gather(first, *rest, return_exceptions=True)
+        results = await asyncio.wait_for(waited, PATIENCE_S)
+        assert await batcher.join(PATIENCE_S)
+        assert not batcher.alive
+    assert results[0].value == 0
+    assert isinstance(results[1], ConnectionError)
+    for n, result in enumerate(results[2:], start=2):
+        assert isinstance(result, BatcherClosedError) or result.value == 2 * n
+
+
 class Faulty(Device):
     """Takes a second of a simulated clock for a run; fails on odd payloads and large batches."""
 
@@ -494,10 +603,11 @@ submissions = st.lists(
     most=st.integers(1, 8),
     max_images=st.integers(1, 8),
     caps=st.fixed_dictionaries({key: st.integers(1, 8) for key in "abc"}),
+    lanes=st.integers(1, 3),
     close=st.booleans(),
 )
 def test_every_item_is_resolved_exactly_once_whatever_happens(
-    submissions, most, max_images, caps, close
+    submissions, most, max_images, caps, lanes, close
 ):
     """Poisoned items, batches that do not fit, deadlines, clients that leave, an early end."""
 
@@ -505,6 +615,7 @@ def test_every_item_is_resolved_exactly_once_whatever_happens(
         clock = Clock()
         device = Faulty(clock, most)
         options = {"max_images": max_images, "max_pixels": 100, "most_images": caps.__getitem__}
+        options["lanes"] = lanes
         async with batching(device, clock=clock, **options) as batcher:
             tasks = [
                 submit(

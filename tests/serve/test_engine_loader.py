@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from app.serve.service import load_engine
+from app.serve.service import lanes_of, load_engine
 from app.serve.settings import Settings
 from model import FCN, Architecture, Card, named_classes, save_checkpoint
 
@@ -52,3 +52,19 @@ def test_without_warm_up_nothing_is_measured(path, caplog):
 def test_an_engine_that_does_not_serve_lends_no_caps(path):
     gone = load_engine(settings(path)).caps
     assert load_engine(settings(path)).caps is not gone
+
+
+def test_no_more_forwards_run_at_a_time_than_the_settings_and_the_device_allow(path, monkeypatch):
+    engine = load_engine(settings(path))
+    monkeypatch.setattr("app.inference.engine.processor_threads", lambda: 16)
+    assert lanes_of(settings(path), engine) == 4
+    assert lanes_of(settings(path, lanes=3), engine) == 3
+    assert lanes_of(settings(path, lanes=99), engine) == 16
+    engine.device = torch.device("cuda")
+    assert lanes_of(settings(path, lanes=99), engine) == 1
+
+
+def test_measuring_leaves_the_thread_its_cores(path):
+    before = torch.get_num_threads()
+    load_engine(settings(path, lanes=2))
+    assert torch.get_num_threads() == before

@@ -407,3 +407,43 @@ def test_a_rare_shape_is_not_starved_by_a_flood_of_others(sizes):
         ahead += len(batch)
         push(groups, *(Item(f"flood{index % sizes}") for index in range(8)))
     assert ahead <= 64 + 8 * sizes
+
+
+def test_a_group_alone_is_divided_among_what_could_run_it():
+    groups = queue()
+    items = push(groups, *(Item() for _ in range(5)))
+    first = groups.pop(0.0, lanes=2)
+    assert (first.batch, first.reason) == (list(items[:3]), Reason.SHARED)
+    second = groups.pop(0.0, lanes=1)
+    assert (second.batch, second.reason) == (list(items[3:]), Reason.IDLE)
+
+
+def test_a_group_is_not_divided_if_others_use_what_is_free():
+    groups = queue()
+    a1, a2, _ = push(groups, Item("a"), Item("a"), Item("b"))
+    assert groups.pop(0.0, lanes=2).batch == [a1, a2]
+
+
+def test_dividing_passes_no_cap():
+    groups = queue(max_images=2)
+    items = push(groups, *(Item() for _ in range(9)))
+    popped = groups.pop(0.0, lanes=2)
+    assert (popped.batch, popped.reason) == (list(items[:2]), Reason.FULL)
+
+
+def test_a_batch_is_no_larger_than_the_room():
+    groups = queue()
+    a1, a2, a3 = push(groups, *(Item(pixels=30) for _ in range(3)))
+    assert groups.next_pixels(0.0) == 30
+    assert groups.pop(0.0, room=70).batch == [a1, a2]
+    assert groups.pop(0.0, room=29).batch == []
+    assert groups.pop(0.0, room=30).batch == [a3]
+    assert groups.next_pixels(0.0) is None
+
+
+def test_what_has_no_room_is_not_overtaken():
+    groups = queue()
+    large, small = push(groups, Item("large", pixels=90), Item("small"))
+    assert groups.pop(0.0, room=50).batch == []
+    assert groups.pop(0.0).batch == [large]
+    assert groups.pop(0.0, room=50).batch == [small]
