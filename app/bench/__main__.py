@@ -4,7 +4,7 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -38,14 +38,17 @@ def _photos(options: argparse.Namespace, console: Console) -> list[Photo]:
     return photos
 
 
-def _service_command(options: argparse.Namespace) -> Command:
+def _service_command(
+    options: argparse.Namespace, name: str = "service", settings: Mapping[str, str] | None = None
+) -> Command:
     # Nobody routes requests to it, so when it stops nobody needs to notice first.
     environment = {} if "FCN_DRAIN_GRACE_S" in os.environ else {"FCN_DRAIN_GRACE_S": "0"}
+    environment |= settings or {}
     if options.null:
-        return Command("service", "app.bench.null", (), "/health/ready", environment)
+        return Command(name, "app.bench.null", (), "/health/ready", environment)
     words = ["--checkpoint", str(options.checkpoint)]
     words += ["--device", options.device, "--precision", options.precision]
-    return Command("service", "app.serve", words, "/health/ready", environment)
+    return Command(name, "app.serve", words, "/health/ready", environment)
 
 
 def _rival_command(name: str, options: argparse.Namespace, model: dict[str, Any]) -> Command:
@@ -55,6 +58,19 @@ def _rival_command(name: str, options: argparse.Namespace, model: dict[str, Any]
     if name == "litserve":
         words += options.litserve or ()
     return Command(name, _MODULES[name], words, _READY[name], {})
+
+
+def _own_path(options: argparse.Namespace) -> str:
+    return f"/segment?format={options.format}"
+
+
+def _others(options: argparse.Namespace, model: dict[str, Any]) -> Iterator[tuple[Command, str]]:
+    """Yield how to start what is measured beside the service, and where photos are posted."""
+    if options.against:
+        name = " ".join(f"{name}={value}" for name, value in options.against.items())
+        yield _service_command(options, name, options.against), _own_path(options)
+    for name in options.compare or ():
+        yield _rival_command(name, options, model), "/segment"
 
 
 def _model_of(service: Server) -> dict[str, Any]:
@@ -122,16 +138,14 @@ def bench(options: argparse.Namespace, console: Console, stack: ExitStack) -> Re
     else:
         tell("starting service")
         service = stack.enter_context(started(_service_command(options)))
-    rivals = options.compare or ()
-    contestants = [Contestant(service, f"/segment?format={options.format}")]
+    contestants = [Contestant(service, _own_path(options))]
     masks = {"service": check_photos(contestants[0], photos, upload)}
     model = _model_of(service)
     service.freeze()
-    for name in rivals:
-        tell(f"starting {name}")
-        command = _rival_command(name, options, model)
-        rival = Contestant(stack.enter_context(started(command)), "/segment")
-        masks[name] = check_photos(rival, photos, upload)
+    for command, path in _others(options, model):
+        tell(f"starting {command.name}")
+        rival = Contestant(stack.enter_context(started(command)), path)
+        masks[command.name] = check_photos(rival, photos, upload)
         rival.server.freeze()
         contestants.append(rival)
     engine = None
@@ -154,7 +168,7 @@ def bench(options: argparse.Namespace, console: Console, stack: ExitStack) -> Re
         model,
         contestants,
         EngineResult(found, engine.medians(found)) if engine else None,
-        {name: agreement(masks["service"], masks[name]) for name in rivals},
+        {name: agreement(masks["service"], masks[name]) for name in masks if name != "service"},
         alone=options.concurrency == 1 and options.rate is None,
     )
 

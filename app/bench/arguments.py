@@ -18,6 +18,7 @@ from app.cli import (
 )
 from app.errors import UsageError
 from app.inference.render import MaskFormat
+from app.serve.settings import PREFIX
 
 RIVALS: Final = ("naive", "litserve")
 """What `--compare` can start beside the service."""
@@ -66,6 +67,12 @@ def _add_servers(arguments: argparse.ArgumentParser) -> None:
         metavar="A,B",
         help="measure other servers as well: naive (a FastAPI handler with a lock) and litserve, "
         "which needs the extra `bench`; both if none is named",
+    )
+    arguments.add_argument(
+        "--against",
+        type=_settings,
+        metavar="SETTINGS",
+        help='measure the service with other settings as well, as "FCN_LANES=1 FCN_BATCH_IMAGES=8"',
     )
     arguments.add_argument(
         "--litserve",
@@ -133,7 +140,7 @@ def _add_load(arguments: argparse.ArgumentParser) -> None:
         "--rounds",
         type=integer(1),
         metavar="N",
-        help=f"default: 1, with --engine or --compare {_COMPARED_ROUNDS}",
+        help=f"default: 1, beside something else {_COMPARED_ROUNDS}",
     )
     arguments.add_argument(
         "--deadline",
@@ -148,7 +155,7 @@ def _add_load(arguments: argparse.ArgumentParser) -> None:
 
 def rounds_of(options: argparse.Namespace) -> int:
     """Return how many rounds were asked for."""
-    compared = options.engine or options.compare
+    compared = options.engine or options.compare or options.against
     return int(options.rounds or (_COMPARED_ROUNDS if compared else 1))
 
 
@@ -169,6 +176,8 @@ def check_options(options: argparse.Namespace) -> None:
             "--compare litserve needs LitServe: pip install -e '.[bench]', or compare with "
             "--compare naive"
         )
+    if options.url and options.against:
+        raise UsageError("--against starts the service itself, twice: leave out --url")
     if not options.null and (options.engine or options.compare or not options.url):
         options.checkpoint.stat()
 
@@ -178,6 +187,19 @@ def _words(text: str) -> tuple[str, ...]:
         return tuple(shlex.split(text))
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
+
+
+def _settings(text: str) -> dict[str, str]:
+    """Parse `NAME=VALUE NAME=VALUE`; what a value may be is the server's business."""
+    found: dict[str, str] = {}
+    for word in _words(text):
+        name, equals, value = word.partition("=")
+        if not name.startswith(PREFIX) or not equals:
+            raise argparse.ArgumentTypeError(f"{word!r} is no setting: {PREFIX}LANES=1 is one")
+        found[name] = value
+    if not found:
+        raise argparse.ArgumentTypeError(f"no setting in {text!r}")
+    return found
 
 
 def _rivals(text: str) -> tuple[str, ...]:

@@ -66,6 +66,27 @@ def test_service_engine_and_naive_handler_side_by_side(
     assert "engine alone: " in printed
 
 
+def test_two_settings_side_by_side(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = children(os.getpid())
+    words = ["--null", "--sizes", "32x24", "--concurrency", 1, "--requests", 3, "--warmup", 0]
+    words += ["--rounds", 1, "--format", "rle", "--against", "FCN_MAX_BYTES=1000000 FCN_LANES=1"]
+    document = run(tmp_path / "figures.json", *words)
+    assert children(os.getpid()) == before
+    other = "FCN_MAX_BYTES=1000000 FCN_LANES=1"
+    assert document["servers"].keys() == {"service", other}
+    assert document["servers"][other]["median"]["answers"]["200"]["count"] == 3
+    assert document["ratios"][other]["images_per_s"] > 0
+    assert f"service over {other}: " in capsys.readouterr().out
+
+
+def test_settings_to_compare_with_reach_the_server(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--null", "--sizes", "32x24", "--requests", "1", "--against", "FCN_LANES=none"]
+    assert main(words) == 2
+    assert "FCN_LANES=none" in capsys.readouterr().err
+
+
 def test_an_open_loop_on_a_server_that_runs_already(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,6 +188,7 @@ def test_interrupted_it_leaves_no_process(number: signal.Signals, line: bytes) -
         (["--checkpoint", "nowhere.safetensors"], "nowhere.safetensors: No such file"),
         (["--images", "nowhere", "--null"], "nowhere: No such file"),
         (["--url", "https://localhost"], "looks like http://localhost:8000"),
+        (["--url", "http://localhost", "--against", "FCN_LANES=1"], "leave out --url"),
     ],
 )
 def test_what_cannot_be_measured_is_one_line(
@@ -197,6 +219,8 @@ def test_without_litserve_the_extra_is_named(
         ["--sizes", "96x96", "--images", "."],
         ["--sizes", "large"],
         ["--compare", "triton"],
+        ["--against", "LANES=1"],
+        ["--against", ""],
         ["--compare", "litserve", "--litserve", "--workers '2"],
     ],
 )
