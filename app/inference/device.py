@@ -64,9 +64,9 @@ def usual_lanes(threads: int) -> int:
     """How many forwards are worth running side by side on so many threads of a processor.
 
     Threads of one forward wait for each other after every layer, and the more of them there are,
-    the longer. On two cores two forwards of one thread each are 10 to 25 % faster than one of two
-    (docs/performance.md); four threads each are what throughput settings of inference runtimes
-    come to on more.
+    the longer. On two cores two forwards of one thread each were measured to be faster than one of
+    two (docs/performance.md). Four threads each on more is a choice, not a measurement: each
+    forward has its own feature maps, and a lone one beside it should not take too long.
     """
     return min(threads, max(2, threads // 4), _MOST_LANES)
 
