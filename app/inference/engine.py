@@ -355,8 +355,11 @@ class Engine:
     def _logits(self, seen: NDArray[np.uint8], size: tuple[int, int]) -> Tensor:
         """Return the logits of what the network sees, HxWx3, as 1xCxHxW of (height, width)."""
         seen_size = seen.shape[0], seen.shape[1]
-        with self._memory_errors(1, seen_size, size), self._device_errors():
-            self._room.check(1, seen_size, size)
+        with (
+            self._memory_errors(1, seen_size, size),
+            self._device_errors(),
+            self._room.taking(1, seen_size, size),
+        ):
             return logits_of(self._net, self.upload([seen]), size)
 
     @contextmanager

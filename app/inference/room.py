@@ -44,49 +44,11 @@ class Room:
         mask_size: tuple[int, int],
         extras: Extras = NO_EXTRAS,
     ) -> Iterator[None]:
-        """Check, and count what a forward may take until the block ends.
+        """Refuse a forward for which the system would end the process; count it in this block.
 
         Forwards side by side could otherwise all be sure of the same memory. One for which there
-        is none beside the others waits for them: that they run is no reason to refuse it.
-
-        Args:
-            images: As in `check`, and so are the others.
-            input_size: See there.
-            mask_size: See there.
-            extras: See there.
-
-        Raises:
-            torch.OutOfMemoryError: As from `check`.
-        """
-        if self._device.type != "cpu":
-            yield
-            return
-        most = self._footprint.most_bytes(images, input_size, mask_size, extras)
-        with self._left:
-            # What others have taken already of it counts twice: rather that than not at all.
-            while self._taken and (
-                self._lacking(self._taken, images, input_size, mask_size, extras) is not None
-            ):
-                self._left.wait()
-            self.check(images, input_size, mask_size, extras)
-            self._taken += most
-        try:
-            yield
-        finally:
-            with self._left:
-                self._taken -= most
-                self._left.notify_all()
-
-    def check(
-        self,
-        images: int,
-        input_size: tuple[int, int],
-        mask_size: tuple[int, int],
-        extras: Extras = NO_EXTRAS,
-    ) -> None:
-        """Refuse a forward for which the system would end the process.
-
-        CUDA and systems that do not tell what memory they have fail the allocation instead.
+        is none beside the others waits for them: that they run is no reason to refuse it. CUDA
+        and systems that do not tell what memory they have fail the allocation instead.
 
         Args:
             images: Photos in the batch.
@@ -97,28 +59,29 @@ class Room:
         Raises:
             torch.OutOfMemoryError: If there is not enough.
         """
-        free = self._lacking(0, images, input_size, mask_size, extras)
-        if free is not None:
-            raise torch.OutOfMemoryError(
-                f"{free / 1e6:.0f} MB of memory are left, too little for {images} photos of "
-                f"{input_size[1]} x {input_size[0]} pixels"
-            )
-
-    def _lacking(
-        self,
-        taken: int,
-        images: int,
-        input_size: tuple[int, int],
-        mask_size: tuple[int, int],
-        extras: Extras,
-    ) -> int | None:
-        """Return the bytes that are free besides `taken` if they are too few; None otherwise."""
-        free = available_bytes() if self._device.type == "cpu" else None
-        if free is None:
-            return None
-        free -= taken
-        enough = self._footprint.fits(free, images, input_size, mask_size, extras)
-        return None if enough else free
+        if self._device.type != "cpu":
+            yield
+            return
+        most = self._footprint.most_bytes(images, input_size, mask_size, extras)
+        with self._left:
+            while (free := available_bytes()) is not None:
+                # What others have in use already counts twice: rather that than not at all.
+                left = free - self._taken
+                if self._footprint.fits(left, images, input_size, mask_size, extras):
+                    break
+                if not self._taken:
+                    raise torch.OutOfMemoryError(
+                        f"{free / 1e6:.0f} MB of memory are left, too little for {images} photos "
+                        f"of {input_size[1]} x {input_size[0]} pixels"
+                    )
+                self._left.wait()
+            self._taken += most
+        try:
+            yield
+        finally:
+            with self._left:
+                self._taken -= most
+                self._left.notify_all()
 
     def too_small(
         self,

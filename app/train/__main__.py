@@ -269,7 +269,8 @@ def _check_memory(net: FCN, val: LabelledImages, compute: Compute) -> None:
     with torch.device("meta"):
         seen = FCN(net.architecture, net.num_classes).cast_convolutions(compute.dtype)
     try:
-        Room(seen, compute.device).check(1, size, size)
+        with Room(seen, compute.device).taking(1, size, size):
+            pass  # only asked for: the forwards come later
     except torch.OutOfMemoryError:
         raise UsageError(
             f"{place(val, index)}: {width}x{height} is too large for the memory that is left: "
