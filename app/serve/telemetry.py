@@ -95,7 +95,7 @@ class Telemetry:
             "Batches, by why they were run: `full` (a cap was reached), `idle` (the device was "
             "free, and it was all there was of the group), `delay` (the wait for company was "
             "over), `older` (more of the group would have kept older photos of others waiting), "
-            "`retry` (a part of one that failed).",
+            "`shared` (the rest of the group runs beside it), `retry` (a part of one that failed).",
             ["reason"],
             registry=self.registry,
         )

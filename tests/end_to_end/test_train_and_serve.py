@@ -37,16 +37,17 @@ def metrics_of_served_drawings(checkpoint: Path, log: Path) -> Metrics:
     return confusion.metrics()
 
 
-@pytest.mark.timeout(1800)  # on one thread without bf16 it trains for twelve minutes
 def test_a_network_trained_on_drawings_masks_unseen_ones(tmp_path: Path) -> None:
-    run("app.train", "--dataset", "shapes", "--max-steps", 400, "--out", tmp_path / "run")
+    # The lightest trunk: VGG16's takes eight times as long for the same steps, and learns less.
+    words = ("--dataset", "shapes", "--backbone", "googlenet", "--max-steps", 400)
+    run("app.train", *words, "--out", tmp_path / "run")
     metrics = metrics_of_served_drawings(tmp_path / "run" / "best.safetensors", tmp_path / "log")
-    assert metrics.mean_iu >= 0.6
+    assert metrics.mean_iu >= 0.75
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_a_longer_training_masks_them_well(tmp_path: Path) -> None:
+def test_the_default_network_masks_them_well(tmp_path: Path) -> None:
     run("app.train", "--dataset", "shapes", "--out", tmp_path / "run")
     metrics = metrics_of_served_drawings(tmp_path / "run" / "best.safetensors", tmp_path / "log")
     assert metrics.mean_iu >= 0.85
