@@ -73,7 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--tta",
         choices=("none", "flip"),
         default="none",
-        help="test-time augmentation: average with the mirrored photo's class probabilities",
+        help="test-time augmentation: average with the mirrored photo's class probabilities; "
+        "served masks have none",
     )
     arguments.add_argument(
         "--scales",

@@ -1,18 +1,18 @@
 """What figures were measured on."""
 
-import os
 import platform
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from app.inference.processors import usable_processors
+
 
 def describe_machine() -> dict[str, Any]:
     """Return processor, processors that this process may use, and versions, as JSON values."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "processor": _processor(),
-        "processors": usable,
+        "processors": usable_processors(),
         "system": platform.system(),
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in ("torch", "torchvision", "pillow")},

@@ -7,6 +7,8 @@ from typing import Any, Final, NamedTuple
 
 import torch
 
+from app.inference.processors import usable_processors
+
 DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -56,8 +58,15 @@ def bound_shape_caches() -> None:
 
 @functools.cache
 def processor_threads() -> int:
-    """Threads on which torch computes by default; asked before any thread takes a share of them."""
-    return torch.get_num_threads()
+    """Threads on which torch computes: its own choice, but no more than can run at a time.
+
+    Its own choice is `OMP_NUM_THREADS`, or one for each core; it knows nothing of the limits of
+    containers. Sets them for the whole process when asked first, which must be before any thread
+    takes a share of them.
+    """
+    threads = min(torch.get_num_threads(), usable_processors())
+    torch.set_num_threads(threads)
+    return threads
 
 
 def usual_lanes(threads: int) -> int:
@@ -77,11 +86,16 @@ def take_share_of_threads(share: float) -> None:
     Args:
         share: Above 0 to 1.
     """
+    # A thread that has not been asked yet would, when it computes first, take whatever number any
+    # other thread has set last (`lazy_init_num_threads` in ATen).
+    torch.get_num_threads()
     torch.set_num_threads(max(1, round(share * processor_threads())))
 
 
 def choose_compute(device: str = "auto", precision: str = "auto") -> Compute:
-    """Resolve what a user asked for; fp32 on CUDA also switches TF32 off in this process.
+    """Resolve what a user asked for, and prepare this process for it.
+
+    Threads are bounded (`processor_threads`), and fp32 on CUDA switches TF32 off.
 
     Args:
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
@@ -90,6 +104,7 @@ def choose_compute(device: str = "auto", precision: str = "auto") -> Compute:
     Raises:
         ValueError: If the device does not exist here, or the precision is unknown.
     """
+    processor_threads()
     chosen, device_reason = _choose_device(device)
     if precision == "auto":
         precision, precision_reason = _fast_precision(chosen)

@@ -91,7 +91,6 @@ class Engine:
         precision: str = "auto",
     ) -> None:
         bound_shape_caches()
-        processor_threads()  # before any thread takes a share of them
         compute = choose_compute(device, precision)
         self.card = card
         self.version = version

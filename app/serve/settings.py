@@ -3,7 +3,6 @@
 `python -m app.serve.settings > docs/settings.md` writes the table for people.
 """
 
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from pydantic import BeforeValidator, DirectoryPath, Field, ValidationError, mod
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.inference.batch_caps import MOST_IMAGES, MOST_PIXELS
+from app.inference.processors import usable_processors
 from app.paths import DEFAULT_CHECKPOINT
 from app.serve.upload_budget import OVERHEAD_BYTES
 
@@ -240,8 +240,7 @@ class Settings(BaseSettings):
 
 def default_threads() -> int:
     """One thread per CPU this process may use, at most `_MOST_THREADS`."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(usable or 1, _MOST_THREADS)
+    return min(usable_processors(), _MOST_THREADS)
 
 
 def load_settings(**overrides: Any) -> Settings:

@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import hashlib
 import math
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,11 +18,12 @@ from torch import nn
 from app.cli import resolve_compute, run
 from app.errors import UsageError
 from app.inference.device import DTYPES, Compute
+from app.inference.processors import usable_processors
 from app.inference.room import Room
 from app.train.arguments import parse
 from app.train.cache import InMemory, fits_in_memory
 from app.train.calibration import PixelSamples, calibrate
-from app.train.check import check
+from app.train.check import check, class_problems
 from app.train.data_problems import Report, refuse
 from app.train.datasets import LabelledImages, class_pixels, open_dataset
 from app.train.distributed import Processes, joined_processes, own_device
@@ -107,7 +107,7 @@ def _run(trainer: Trainer, folder: RunFolder, progress: Progress) -> None:
     """Train.
 
     What ends a run before anything of it was saved, its user can mend; the same command, mended,
-    then begins it anew.
+    then begins it anew. Later it takes another run: each goes on with its own arguments only.
 
     Raises:
         InterruptedRunError: As from `Trainer.run`.
@@ -117,14 +117,26 @@ def _run(trainer: Trainer, folder: RunFolder, progress: Progress) -> None:
         try:
             trainer.run(progress)
         except FloatingPointError as error:
-            raise UsageError(str(error)) from None
+            raise UsageError(f"{error}{_other_arguments(folder)}") from None
         except torch.OutOfMemoryError as error:
             reason = str(error).splitlines()[0]
-            raise UsageError(f"lower --batch-size or --crop: {reason}") from None
+            raise UsageError(
+                f"lower --batch-size or --crop: {reason}{_other_arguments(folder)}"
+            ) from None
     except UsageError:
         if trainer.processes.is_main:
             folder.forget_start()
         raise
+
+
+def _other_arguments(folder: RunFolder) -> str:
+    """Say how a run comes by other arguments, if it has come too far to be begun anew."""
+    if not folder.best.exists():
+        return ""
+    return (
+        ". This run goes on with the arguments it began with only: give others to a new one in "
+        f"another --out, with --init-from {folder.best} --trunk-rate 1"
+    )
 
 
 def _open_splits(options: argparse.Namespace, report: Report = refuse) -> dict[str, LabelledImages]:
@@ -171,12 +183,16 @@ def _prepare(
     progress: Progress,
 ) -> tuple[Trainer, LabelledImages]:
     """Check the data, build or restore the network, and begin or find the run's folder."""
-    splits = {split: _in_memory(dataset, options.cache) for split, dataset in splits.items()}
+    # Each process reads all of a split.
+    cache = options.cache / processes.count
+    splits = {split: _in_memory(dataset, cache) for split, dataset in splits.items()}
     pixels = {split: class_pixels(dataset) for split, dataset in splits.items()}
+    names = [info.name for info in splits["train"].classes]
     for split, counts in pixels.items():
-        if not counts.sum():
-            raise UsageError(f"no pixel of the {split} split is labelled: everything is void")
         progress.say(f"{split}: {len(splits[split])} photos, {_shares(splits[split], counts)}")
+        for problem in class_problems(split, names, counts):
+            refuse(problem)
+            progress.say(f"warning: {problem}")
     if shared := _shared_photos(options, splits):
         progress.say(f"warning: photos in both train and val: {shared}; val will look too good")
     classes = splits["train"].classes
@@ -202,35 +218,39 @@ def _prepare(
             progress.say(note)
         card = _card(options, net, splits, recipe)
         _check_batches(net, recipe, processes)
-        if not options.resume and processes.is_main:
-            folder.create(
-                {
-                    "options": _options_to_config(options),
-                    "card": card.to_json(),
-                    "data": _fingerprint(splits),
-                    "command": options.command,
-                }
-            )
     _check_memory(net, splits["val"], compute)
     workers = options.workers
     if workers is None:
-        share = (os.cpu_count() or 1) // processes.count
+        share = usable_processors() // processes.count
         workers = 0 if compute.device.type == "cpu" else min(8, max(1, share))
-    trainer = Trainer(
-        net,
-        recipe,
-        splits["train"],
-        splits["val"],
-        class_weights=balanced_weights(pixels["train"], recipe.class_weighting),
-        compute=compute,
-        folder=folder,
-        card=card,
-        seed=options.seed,
-        workers=workers,
-        processes=processes,
-        compile=options.compile,
-        rare_classes=rare_classes(pixels["train"]),
-    )
+    try:
+        trainer = Trainer(
+            net,
+            recipe,
+            splits["train"],
+            splits["val"],
+            class_weights=balanced_weights(pixels["train"], recipe.class_weighting),
+            compute=compute,
+            folder=folder,
+            card=card,
+            seed=options.seed,
+            workers=workers,
+            processes=processes,
+            compile=options.compile,
+            rare_classes=rare_classes(pixels["train"]),
+        )
+    except torch.OutOfMemoryError as error:
+        raise UsageError(f"the network does not fit: {str(error).splitlines()[0]}") from None
+    # Last of all: whoever mends what was refused gives the same command again.
+    if not options.resume and processes.is_main:
+        folder.create(
+            {
+                "options": _options_to_config(options),
+                "card": card.to_json(),
+                "data": _fingerprint(splits),
+                "command": options.command,
+            }
+        )
     if state is not None:
         try:
             trainer.load_state(state)

@@ -89,7 +89,7 @@ def make_parser(recipe: Recipe) -> OneLineParser:
         type=number(0),
         metavar="GB",
         default=2.0,
-        help="keep a split decoded in memory if it takes no more than this",
+        help="keep a split decoded in memory if it takes no more than this, over all processes",
     )
     arguments.add_argument(
         "--compile", action="store_true", help="let torch compile the trunk, for long runs"

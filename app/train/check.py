@@ -19,6 +19,7 @@ from app.train.data_problems import (
     MissingClassWarning,
     NearEmptyWarning,
     NothingLabelledError,
+    OneClassError,
     Problems,
     RepeatedPhotoWarning,
     Report,
@@ -82,24 +83,44 @@ def check(
     census = {
         split: _look(split, dataset, seen, problems, console) for split, dataset in splits.items()
     }
-    classes = splits["train"].classes
+    names = [info.name for info in splits["train"].classes]
     for split, counts in census.items():
-        if not counts.pixels.any():
-            problems.add(NothingLabelledError(f"no pixel of the {split} split is labelled"))
-            continue
-        for info, pixels in zip(classes, counts.pixels, strict=True):
-            if not pixels:
-                text = f"{split} has no pixel of {info.name}: {_CONSEQUENCES[split]}"
-                problems.add(MissingClassWarning(text))
+        for problem in class_problems(split, names, counts.pixels):
+            problems.add(problem)
     weights = {"train": balanced_weights(census["train"].pixels, class_weighting).tolist()}
     for split, counts in census.items():
         title = f"{split}: {counts.readable} photos"
-        names = [info.name for info in classes]
         console.print(_table(title, names, counts, weights.get(split)))
     _print(problems, console)
     errors, warnings = problems.count(DataError), problems.count(DataWarning)
     _say(f"errors: {errors}, warnings: {warnings}", console)
     return 2 if errors else 0
+
+
+def class_problems(
+    split: str, names: Sequence[str], pixels: NDArray[np.int64]
+) -> list[DataError | DataWarning]:
+    """Return what is wrong with the labels of a split as a whole.
+
+    Args:
+        split: `train` or `val`.
+        names: Of the classes.
+        pixels: Of each class, C values.
+    """
+    seen = np.flatnonzero(pixels)
+    if not seen.size:
+        text = f"no pixel of the {split} split is labelled: everything is void"
+        return [NothingLabelledError(text)]
+    if split == "train" and seen.size == 1 < len(names):
+        text = (
+            f"all labelled pixels of train are {names[seen[0]]}: there is nothing to tell apart; "
+            "in masks of class indices 255 means void, not white"
+        )
+        return [OneClassError(text)]
+    return [
+        MissingClassWarning(f"{split} has no pixel of {names[index]}: {_CONSEQUENCES[split]}")
+        for index in np.flatnonzero(pixels == 0)
+    ]
 
 
 def _look(

@@ -78,7 +78,7 @@ def read_coco(
     categories, images, annotations = (
         _entries(document, key, path) for key in ("categories", "images", "annotations")
     )
-    classes, labels = _classes(categories, path)
+    classes, labels = _classes(_without_root(categories, annotations), path)
     by_image = _by_image(images, annotations, path, report)
     photos: dict[Path, AnnotatedPhoto] = {}
     for image in images:
@@ -110,6 +110,19 @@ def _entries(document: Any, key: str, path: Path) -> list[Entry]:
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise UsageError(f"{path}: not a COCO file: it has no list of {key}")
     return entries
+
+
+def _without_root(categories: list[Entry], annotations: list[Entry]) -> list[Entry]:
+    """Leave out the category that Roboflow puts before all others: the project, which nobody drew.
+
+    It often has the very name of a class.
+    """
+    if len(categories) < 2 or categories[0].get("supercategory") != "none":
+        return categories
+    root, *others = categories
+    is_root = all(category.get("supercategory") == root.get("name") for category in others)
+    drawn = any(annotation.get("category_id") == root.get("id") for annotation in annotations)
+    return others if is_root and not drawn else categories
 
 
 def _classes(categories: list[Entry], path: Path) -> tuple[tuple[ClassInfo, ...], dict[int, int]]:

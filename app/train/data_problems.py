@@ -64,6 +64,12 @@ class NothingLabelledError(DataError):
     several = "splits without labels"
 
 
+class OneClassError(DataError):
+    """There are several classes, and a split to train on has pixels of one."""
+
+    several = "splits with one class"
+
+
 class DataWarning(UserWarning):
     """Training can use the data, but its user may have meant something else.
 

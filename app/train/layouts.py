@@ -1,11 +1,11 @@
 """How people lay out their own images: photos beside masks, and who is in train and val."""
 
+import hashlib
+import os
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Final, TypeVar
-
-import numpy as np
+from typing import Any, Final, TypeVar
 
 from app.errors import UsageError
 from app.train.data_problems import PairingError, Report, UnusedFileWarning
@@ -21,7 +21,7 @@ _SPLIT_NAMES: Final = {
 }
 """What tools call the splits: COCO `val2017`, CVAT `Validation`, Roboflow `valid`."""
 
-SampleT = TypeVar("SampleT")
+SampleT = TypeVar("SampleT", bound=tuple[Any, ...])
 
 
 class NotSplitError(UsageError):
@@ -128,8 +128,12 @@ def draw_split(
 ) -> list[SampleT]:
     """Return the part of unsplit data that a split gets: at random, in the order given.
 
+    A hash of its name decides where a photo goes. So when photos are added, those that were there
+    stay where they were, but for the few at the border between the two: a network that is trained
+    on from an older one would otherwise be validated on photos that it knows.
+
     Args:
-        samples: All of them.
+        samples: All of them; the first item of each is its photo's path.
         split: `train` or `val`.
         val_fraction: Share for val. Either split gets one sample at least; with 0, train has all.
         seed: Which samples those are; the same for every run.
@@ -150,7 +154,12 @@ def draw_split(
         return list(samples)
     if len(samples) < 2:
         raise UsageError(f"{data}: two labelled photos are the least that can be split")
-    order = np.random.default_rng(seed).permutation(len(samples))
+
+    def rank(index: int) -> bytes:
+        photo: Path = samples[index][0]
+        return hashlib.blake2b(b"%d/%s" % (seed, os.fsencode(photo.stem))).digest()
+
+    order = sorted(range(len(samples)), key=rank)
     count = min(max(1, round(val_fraction * len(samples))), len(samples) - 1)
     chosen = order[:count] if split == "val" else order[count:]
     return [samples[index] for index in sorted(chosen)]

@@ -116,12 +116,15 @@ class AugmentedSamples(Dataset[Sample]):
         self.pasting = pasting
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
-        """Return photo (3xHxW uint8) and labels (HxW uint8), H and W those of the crop."""
+        """Return photo (3xHxW uint8) and labels (HxW uint8), H and W those of the crop.
+
+        Indices past the end mean the same photos once more, seen otherwise.
+        """
         epoch, index = key
         with torch.random.fork_rng(devices=[]):
             # Not torch.manual_seed: it would reseed CUDA's generators as well.
             torch.default_generator.manual_seed(_mix(self.seed, epoch, index))
-            sample = self._augmented(epoch, index)
+            sample = self._augmented(epoch, index % len(self.dataset))
             if self.pasting and torch.rand(()) < self.pasting.chance:
                 other = int(torch.randint(len(self.dataset), ()))
                 above = self._augmented(epoch, other)
@@ -146,11 +149,13 @@ def epoch_batches(
 ) -> Sequence[list[tuple[int, int]]]:
     """Return the batches of one epoch as keys of `AugmentedSamples`, in a random order.
 
-    A last batch that would be incomplete is filled up from the start of the order: batch norm
-    gets equal batches and no sample is left out.
+    A last batch that would be incomplete is filled up from the start of the order, with indices
+    past the end: batch norm gets equal batches, no sample is left out, and none is there twice as
+    the same picture.
     """
     generator = torch.Generator().manual_seed(_mix(seed, epoch))
     order = torch.randperm(count, generator=generator).tolist()
     batches = -(-count // batch_size)
-    keys = [(epoch, order[position % count]) for position in range(batches * batch_size)]
+    rounds = [divmod(position, count) for position in range(batches * batch_size)]
+    keys = [(epoch, order[place] + repeated * count) for repeated, place in rounds]
     return [keys[start : start + batch_size] for start in range(0, len(keys), batch_size)]

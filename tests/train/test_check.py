@@ -154,6 +154,12 @@ def unlabel_val(folder: Path) -> None:
         save(path, np.full(SIZE, VOID, np.uint8))
 
 
+def white_for_the_second_class(folder: Path) -> None:
+    (folder / "classes.txt").write_text("ground\nleaf\n")
+    for path in folder.glob("*/masks/*.png"):
+        save(path, np.where(np.array(Image.open(path)) > 0, 255, 0).astype(np.uint8))
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -166,6 +172,7 @@ def unlabel_val(folder: Path) -> None:
         (remove_mask, "train/images/0.png: its label map "),
         (twin_stem, "train/images/0.png: 0.bmp has the same stem"),
         (unlabel_val, "no pixel of the val split is labelled"),
+        (white_for_the_second_class, "all labelled pixels of train are ground: there is nothing"),
     ],
 )
 def test_an_error_is_a_line_and_exit_code_2(

@@ -157,6 +157,29 @@ def test_the_smaller_of_two_instances_is_seen(data: Path, order: int) -> None:
     assert label[0, 0] == label[19, 29] == 1
 
 
+@pytest.mark.parametrize("project", ["streets", "car"])
+def test_the_category_of_roboflows_project_is_no_class(data: Path, project: str) -> None:
+    expected = open_dataset("coco", data, "train", val_fraction=0.4).classes
+    path = data / "annotations" / "instances_default.json"
+    content = document()
+    root = {"id": 0, "name": project, "supercategory": "none"}
+    rest = [{**category, "supercategory": project} for category in content["categories"]]
+    save(path, {**content, "categories": [root, *rest]})
+    assert open_dataset("coco", data, "train", val_fraction=0.4).classes == expected
+
+
+def test_a_category_above_others_that_is_drawn_is_a_class(data: Path) -> None:
+    path = data / "annotations" / "instances_default.json"
+    content = document()
+    root = {"id": 0, "name": "thing", "supercategory": "none"}
+    rest = [{**category, "supercategory": "thing"} for category in content["categories"]]
+    drawn = {**content["annotations"][0], "id": 999, "category_id": 0}
+    annotations = [*content["annotations"], drawn]
+    save(path, {**content, "categories": [root, *rest], "annotations": annotations})
+    classes = open_dataset("coco", data, "train", val_fraction=0.4).classes
+    assert "thing" in [info.name for info in classes]
+
+
 def test_categories_called_background_or_void_are_no_further_classes(data: Path) -> None:
     content = document()
     content["categories"] = [

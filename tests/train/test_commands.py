@@ -410,8 +410,11 @@ def test_photos_too_large_to_be_validated_on_are_named_before_the_first_step(
     Image.fromarray(large).convert("RGB").save(data / "val" / "images" / "1.png")
     monkeypatch.setattr(room, "available_bytes", lambda: 200_000_000)
     words = ["--dataset", "folder", "--data", str(data), *QUICK[2:], "--max-steps", "1"]
+    words += ["--out", str(tmp_path / "run")]
     with pytest.raises(UsageError, match=r"^1\.png: 700x500 is too large"):
-        train([*words, "--out", str(tmp_path / "run")])
+        train(words)
+    monkeypatch.undo()
+    assert train(words) == 0  # the same command, once that is mended
 
 
 def test_a_single_cell_for_batch_norm_is_refused(
@@ -421,6 +424,31 @@ def test_a_single_cell_for_batch_norm_is_refused(
     assert command(monkeypatch, *words) == 2
     assert "--batch-size 1 with --crop 32x32" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_masks_of_white_for_a_class_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = draw_folder(tmp_path, train=2, val=2, size=(32, 32))
+    (data / "classes.txt").write_text("background\ncell\n")
+    for path in data.glob("*/masks/*.png"):
+        Image.open(path).point(lambda label: 255 if label else 0).save(path)
+    words = ["--dataset", "folder", "--data", str(data), *QUICK[2:], "--out", str(tmp_path / "run")]
+    assert command(monkeypatch, *words) == 2
+    assert "255 means void, not white" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_class_that_nothing_is_labelled_with_is_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = draw_folder(tmp_path, train=2, val=2, size=(32, 32))
+    with (data / "classes.txt").open("a") as file:
+        file.write("star\n")
+    words = ["--dataset", "folder", "--data", str(data), *QUICK[2:], "--max-steps", "1"]
+    assert train([*words, "--out", str(tmp_path / "run")]) == 0
+    said = capsys.readouterr()
+    assert "warning: train has no pixel of star: it cannot be learned" in said.out + said.err
 
 
 def test_what_fails_in_its_first_step_can_be_started_anew(
@@ -437,6 +465,24 @@ def test_what_fails_in_its_first_step_can_be_started_anew(
     assert "lower --batch-size" in capsys.readouterr().err
     monkeypatch.setattr(Trainer, "_train_step", step)
     assert command(monkeypatch, *words) == 0
+
+
+def test_what_fails_later_tells_of_a_new_run_that_can_have_other_arguments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = draw_folder(tmp_path, train=2, val=2, size=(32, 32))
+    words = ["--dataset", "folder", "--data", str(data), *QUICK[2:], "--epochs", "2"]
+    words += ["--out", str(tmp_path / "run")]
+    step = Trainer._train_step
+
+    def step_out_of_memory(trainer: Trainer, *arguments: object) -> object:
+        if (tmp_path / "run" / "best.safetensors").exists():
+            raise torch.OutOfMemoryError("out of memory")
+        return step(trainer, *arguments)
+
+    monkeypatch.setattr(Trainer, "_train_step", step_out_of_memory)
+    assert command(monkeypatch, *words) == 2
+    assert f"--init-from {tmp_path}/run/best.safetensors" in capsys.readouterr().err
 
 
 def test_a_photo_that_breaks_in_the_first_epoch_leaves_no_run(

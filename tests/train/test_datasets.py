@@ -67,6 +67,25 @@ def test_folder_is_split_by_fraction_reproducibly_and_without_overlap(folder: Pa
     assert len(names) > 1
 
 
+def test_photos_that_are_added_move_hardly_any_to_the_other_side(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("leaf\nspot\n")
+
+    def drawn() -> dict[str, set[str]]:
+        return {
+            split: set(open_dataset("folder", tmp_path, split, val_fraction=0.2).names)
+            for split in ("train", "val")
+        }
+
+    for number in range(40):
+        add_pair(tmp_path, f"b{number}", np.zeros((2, 2)))
+    before = drawn()
+    for number in range(40):  # by name before and behind those
+        add_pair(tmp_path, f"{'ac'[number % 2]}{number}", np.zeros((2, 2)))
+    after = drawn()
+    assert len(after["val"]) == 16
+    assert len(before["train"] & after["val"]) <= 2  # any order at all would move six
+
+
 def test_folder_with_train_and_val(folder: Path, tmp_path: Path) -> None:
     for split in ("train", "val"):
         add_pair(folder / split, f"in-{split}", np.zeros((2, 2)))
