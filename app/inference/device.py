@@ -1,6 +1,7 @@
 """Which device and which number format: CUDA if there is one, bf16 where the hardware has it."""
 
 import functools
+import math
 import os
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
@@ -25,6 +26,9 @@ documentation)."""
 
 _MOST_LANES: Final = 8
 """Forwards side by side: each has its own feature maps."""
+
+_ROUNDING: Final = 1e-6
+"""More than a share's error as a floating-point number: a third of three threads is one."""
 
 
 class Compute(NamedTuple):
@@ -75,13 +79,16 @@ def usual_lanes(threads: int) -> int:
     Threads of one forward wait for each other after every layer, and the more of them there are,
     the longer. On two cores two forwards of one thread each were measured to be faster than one of
     two (docs/performance.md). Four threads each on more is a choice, not a measurement: each
-    forward has its own feature maps, and a lone one beside it should not take too long.
+    forward has its own feature maps, and a lone one beside it should not take too long. Three
+    threads make three: they cannot be halved.
     """
-    return min(threads, max(2, threads // 4), _MOST_LANES)
+    return threads if threads <= 3 else min(max(2, threads // 4), _MOST_LANES)
 
 
 def take_share_of_threads(share: float) -> None:
     """Let what the calling thread computes run on a share of `processor_threads`, at least one.
+
+    Rounded down: more threads than processors wait for one another in the middle of a layer.
 
     Args:
         share: Above 0 to 1.
@@ -89,7 +96,7 @@ def take_share_of_threads(share: float) -> None:
     # A thread that has not been asked yet would, when it computes first, take whatever number any
     # other thread has set last (`lazy_init_num_threads` in ATen).
     torch.get_num_threads()
-    torch.set_num_threads(max(1, round(share * processor_threads())))
+    torch.set_num_threads(max(1, math.floor(share * processor_threads() + _ROUNDING)))
 
 
 def choose_compute(device: str = "auto", precision: str = "auto") -> Compute:

@@ -4,6 +4,7 @@ import functools
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 import torch
 
@@ -18,6 +19,17 @@ class PhotoDoesNotFitError(MemoryError):
     """A photo needs more memory than there is; the message is for the one who sent it."""
 
 
+class _MainMemory:
+    """What forwards have taken of it, of whichever network they are: two may serve for a while."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self.taken = 0
+
+
+_MAIN_MEMORY: Final = _MainMemory()
+
+
 class Room:
     """The memory of one device, seen from one network.
 
@@ -29,8 +41,6 @@ class Room:
     def __init__(self, net: FCN, device: torch.device) -> None:
         self._net = net
         self._device = device
-        self._left = threading.Condition()
-        self._taken = 0
 
     @functools.cached_property
     def _footprint(self) -> Footprint:
@@ -63,25 +73,26 @@ class Room:
             yield
             return
         most = self._footprint.most_bytes(images, input_size, mask_size, extras)
-        with self._left:
+        memory = _MAIN_MEMORY
+        with memory.changed:
             while (free := available_bytes()) is not None:
                 # What others have in use already counts twice: rather that than not at all.
-                left = free - self._taken
+                left = free - memory.taken
                 if self._footprint.fits(left, images, input_size, mask_size, extras):
                     break
-                if not self._taken:
+                if not memory.taken:
                     raise torch.OutOfMemoryError(
                         f"{free / 1e6:.0f} MB of memory are left, too little for {images} photos "
                         f"of {input_size[1]} x {input_size[0]} pixels"
                     )
-                self._left.wait()
-            self._taken += most
+                memory.changed.wait()
+            memory.taken += most
         try:
             yield
         finally:
-            with self._left:
-                self._taken -= most
-                self._left.notify_all()
+            with memory.changed:
+                memory.taken -= most
+                memory.changed.notify_all()
 
     def too_small(
         self,

@@ -63,7 +63,8 @@ class Batcher(Generic[KeyT, PayloadT, ResultT]):
             above 0 to 1.
         fatal: Errors after which the function can never work again: they end the threads, and
             everything that waits is failed.
-        observe: Called in the event loop after every run.
+        observe: Called in the event loop after every run, with how many seconds of the whole
+            device it took.
         clock: Monotonic seconds; deadlines are on this clock.
     """
 
@@ -79,7 +80,7 @@ class Batcher(Generic[KeyT, PayloadT, ResultT]):
         lanes: int = 1,
         take_share: Callable[[float], object] = lambda share: None,
         fatal: tuple[type[Exception], ...] = (),
-        observe: Callable[[BatchReport[KeyT]], None] = lambda report: None,
+        observe: Callable[[BatchReport[KeyT], float], None] = lambda report, device_s: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run = run
@@ -136,11 +137,18 @@ class Batcher(Generic[KeyT, PayloadT, ResultT]):
             running = self._shares.left_s(self._clock())
             return running + waiting + cost.seconds_of_photos(unsized)
 
-    def cost_s(self, pixels: int) -> float:
-        """Estimated seconds of a batch with so many pixels beside others; 0 before the first."""
-        share = 1 if pixels >= self._max_pixels else self._lanes  # nothing fits beside that one
+    def cost_s(self, pixels: int, *, others: int = 0) -> float:
+        """Estimated seconds of a batch with so many pixels on its share; 0 before the first.
+
+        Args:
+            pixels: Of the batch.
+            others: Batches that will come before it, besides those that are there.
+        """
         with self._lock:
-            return self._cost.seconds(pixels) * share
+            others += self._queue.batches + self._shares.running
+            if pixels >= self._max_pixels:
+                others = 0  # nothing fits beside it
+            return self._cost.seconds(pixels) * min(self._lanes, 1 + others)
 
     async def submit(
         self, key: KeyT, payload: PayloadT, *, pixels: int, deadline: float = math.inf
@@ -172,7 +180,8 @@ class Batcher(Generic[KeyT, PayloadT, ResultT]):
             return await future
         finally:
             with self._lock:
-                self._queue.discard(key, ticket)
+                if self._queue.discard(key, ticket):
+                    self._call()  # what there was no room for may have kept others waiting
             # As in `Workers.run`: an error's traceback would lead back to it.
             del item, future
 
@@ -203,7 +212,7 @@ class Batcher(Generic[KeyT, PayloadT, ResultT]):
 
     def _work(self, lane: int) -> None:
         runner: BatchRunner[KeyT, PayloadT, ResultT] = BatchRunner(
-            self._run,
+            functools.partial(self._run_on_share, lane),
             fatal=self._fatal,
             clock=self._clock,
             observe=functools.partial(self._ran, lane),
@@ -212,7 +221,6 @@ class Batcher(Generic[KeyT, PayloadT, ResultT]):
         try:
             while (popped := self._next_batch(lane)) is not None:
                 assert popped.key is not None  # a batch has one
-                self._take_share(self._shares.share(lane))
                 runner.run(popped.key, popped.batch, popped.reason)
                 # An idle thread must not hold on to the last payloads.
                 del popped
@@ -221,6 +229,10 @@ class Batcher(Generic[KeyT, PayloadT, ResultT]):
         finally:
             # Reached on `close`, and also if the thread dies: nobody may wait for a dead thread.
             self.close()
+
+    def _run_on_share(self, lane: int, key: KeyT, payloads: list[PayloadT]) -> Sequence[ResultT]:
+        self._take_share(self._shares.share(lane))
+        return self._run(key, payloads)
 
     def _next_batch(self, lane: int) -> Popped[KeyT, Item[PayloadT, ResultT]] | None:
         """Block until a batch is due and has a part of the device; None once closed."""
@@ -240,7 +252,7 @@ class Batcher(Generic[KeyT, PayloadT, ResultT]):
                 del popped
                 due_in = self._queue.due_in(now)
                 # What is due and was not taken has no room until another batch ends.
-                self._wait(lane, None if self._shares.busy and due_in == 0 else due_in)
+                self._wait(lane, None if self._shares.running and due_in == 0 else due_in)
             return None
 
     def _begin(self, lane: int, pixels: int, now: float) -> None:
@@ -265,10 +277,10 @@ class Batcher(Generic[KeyT, PayloadT, ResultT]):
     def _ran(self, lane: int, report: BatchReport[KeyT]) -> None:
         with self._lock:
             self._shares.expect_no_more(lane)
+            device_s = report.ran_s * self._shares.share(lane)
             if not report.failed:
-                seconds = report.ran_s * self._shares.share(lane)
-                self._cost.add(images=report.images, pixels=report.pixels, seconds=seconds)
-        self._in_loop(lambda: self._observe(report))
+                self._cost.add(images=report.images, pixels=report.pixels, seconds=device_s)
+        self._in_loop(lambda: self._observe(report, device_s))
 
     def _deliver(self, verdicts: list[Verdict[PayloadT, ResultT]]) -> None:
         def deliver() -> None:

@@ -94,7 +94,11 @@ class Forecast:
             self._batcher.expected_s(items=admission.decoding, pixels=admission.decoding_pixels),
             self._encoders.wait_behind_s(ahead),
         )
-        own_s = self._decoders.task_s + self._batcher.cost_s(input_pixels) + self._encoders.task_s
+        own_s = (
+            self._decoders.task_s
+            + self._batcher.cost_s(input_pixels, others=admission.decoding)
+            + self._encoders.task_s
+        )
         self._check(stages_s, own_s, deadline)
 
     @property

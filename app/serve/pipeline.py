@@ -267,8 +267,8 @@ class Pipeline:
         network_input = resize(photo, scaled_size(*mask_size, wanted.scale))
         return _Decoded(network_input, photo if wanted.needs_photo else None, mask_size)
 
-    def _observe(self, report: BatchReport[BatchKey]) -> None:
-        self._telemetry.observe_batch(report, report.key.input_size)
+    def _observe(self, report: BatchReport[BatchKey], device_s: float) -> None:
+        self._telemetry.observe_batch(report, report.key.input_size, device_s)
 
 
 def _most_images(key: BatchKey) -> int:

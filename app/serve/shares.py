@@ -37,9 +37,9 @@ class DeviceShares:
         return self._parts - sum(running.parts for running in self._running.values())
 
     @property
-    def busy(self) -> bool:
-        """Whether a batch has any."""
-        return bool(self._running)
+    def running(self) -> int:
+        """Batches that have any."""
+        return len(self._running)
 
     @property
     def room(self) -> float:

@@ -86,7 +86,7 @@ class Telemetry:
         )
         self._batch_seconds = Histogram(
             "fcn_batch_seconds",
-            "Device time of a batch.",
+            "Device time of a batch: how long it took, times its share of the device.",
             buckets=_SECONDS,
             registry=self.registry,
         )
@@ -139,13 +139,21 @@ class Telemetry:
         for problem in problems:
             self._rejects.labels(problem).inc()
 
-    def observe_batch(self, report: BatchReport[Any], input_size: tuple[int, int]) -> None:
-        """Count a run of the network on photos of that height and width."""
+    def observe_batch(
+        self, report: BatchReport[Any], input_size: tuple[int, int], device_s: float
+    ) -> None:
+        """Count a run of the network.
+
+        Args:
+            report: Of the run.
+            input_size: Height and width of its photos as the network sees them.
+            device_s: Seconds of the whole device that it took.
+        """
         self._batches.labels(report.reason).inc()
         self._shapes.add(input_size)
         self._batch_images.observe(report.images)
         self._batch_pixels.observe(report.pixels)
-        self._batch_seconds.observe(report.ran_s)
+        self._batch_seconds.observe(device_s)
         if report.failed:
             self._batch_failures.inc()
 

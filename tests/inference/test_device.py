@@ -91,10 +91,23 @@ def test_bounds_that_are_set_already_are_kept(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize(
-    ("threads", "lanes"), [(1, 1), (2, 2), (4, 2), (8, 2), (12, 3), (32, 8), (192, 8)]
+    ("threads", "lanes"), [(1, 1), (2, 2), (3, 3), (4, 2), (8, 2), (12, 3), (32, 8), (192, 8)]
 )
 def test_several_forwards_are_run_where_there_are_several_threads(threads: int, lanes: int) -> None:
     assert usual_lanes(threads) == lanes
+
+
+@pytest.mark.parametrize("threads", range(1, 65))
+def test_forwards_side_by_side_never_have_more_threads_than_there_are(
+    monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    taken: list[int] = []
+    monkeypatch.setattr("app.inference.device.processor_threads", lambda: threads)
+    monkeypatch.setattr(torch, "set_num_threads", taken.append)
+    lanes = usual_lanes(threads)
+    for _ in range(lanes):
+        take_share_of_threads(1 / lanes)
+    assert threads - lanes < sum(taken) <= threads
 
 
 def test_a_thread_takes_its_share_and_leaves_others_theirs() -> None:

@@ -411,8 +411,13 @@ async def test_nobody_waits_for_a_thread_that_died():
 async def test_runs_are_reported():
     device = Device(held=True)
     device.fails = {3: ValueError()}
-    reports = []
-    async with batching(device, observe=reports.append) as batcher:
+    reports, shares = [], []
+
+    def observe(report, device_s):
+        reports.append(report)
+        shares.append(device_s / report.ran_s)
+
+    async with batching(device, observe=observe) as batcher:
         tasks = [submit(batcher, 0, pixels=10)]
         await device.busy()
         tasks += [submit(batcher, n, pixels=n) for n in (2, 3)]
@@ -426,6 +431,7 @@ async def test_runs_are_reported():
         ("k", 1, 2, False, "retry"),
         ("k", 1, 3, True, "retry"),
     ]
+    assert shares == [1, 1, 1, 1]
 
 
 async def test_the_wait_is_estimated_from_recent_runs():
@@ -522,8 +528,9 @@ async def test_all_that_run_at_a_time_are_held_to_the_bound_on_pixels():
 
 
 async def test_a_share_of_the_device_costs_its_share_of_the_time():
-    device, clock = Device(held=True), Clock()
-    async with batching(device, clock=clock, lanes=2) as batcher:
+    device, clock, observed = Device(held=True), Clock(), []
+    options = {"lanes": 2, "observe": lambda *seen: observed.append(seen)}
+    async with batching(device, clock=clock, **options) as batcher:
         first = submit(batcher, 0, pixels=100)
         await device.busy()
         pair = [submit(batcher, n, key=n, pixels=100) for n in (1, 2)]
@@ -536,12 +543,51 @@ async def test_a_share_of_the_device_costs_its_share_of_the_time():
         assert batcher.expected_s() == pytest.approx(2.0)
         assert batcher.cost_s(100) == pytest.approx(2.0)  # beside others
         assert batcher.cost_s(1000) == pytest.approx(10.0)  # no other fits beside that
+        assert [seconds for _, seconds in observed] == [pytest.approx(1.0)]
         clock.pass_by(2.0)
         assert batcher.expected_s() == pytest.approx(0)
         device.release(2)
         await asyncio.gather(*pair)
         await settle()
-        assert batcher.cost_s(100) == pytest.approx(2.0)
+        assert batcher.cost_s(100) == pytest.approx(1.0)  # alone it has all of the device
+        assert batcher.cost_s(100, others=5) == pytest.approx(2.0)
+        assert [seconds for _, seconds in observed] == [pytest.approx(1.0)] * 3
+
+
+async def test_who_leaves_makes_way_for_others_at_once():
+    device = Device(held=True)
+    async with batching(device, lanes=2, max_pixels=100) as batcher:
+        first = submit(batcher, 0, pixels=40)
+        await device.busy()
+        pair = [submit(batcher, n, key=n, pixels=40) for n in (1, 2)]
+        large = submit(batcher, 3, key=3, pixels=90)
+        small = submit(batcher, 4, key=4, pixels=10)
+        await settle()
+        device.go.release()
+        for _ in pair:
+            await device.busy()
+        device.go.release()
+        await asyncio.wait(pair, return_when=asyncio.FIRST_COMPLETED)
+        await settle()
+        assert len(device.runs) == 3  # there is no room for the large one beside the other
+        large.cancel()
+        await device.busy()
+        assert device.runs[3:] == [(4, [4])]
+        device.release(2)
+        await asyncio.gather(first, *pair, small)
+
+
+async def test_a_share_that_cannot_be_taken_fails_its_batch_and_no_other():
+    device, refused = Device(), [RuntimeError("no more threads")]
+
+    def take_share(share):
+        if refused:
+            raise refused.pop()
+
+    async with batching(device, take_share=take_share) as batcher:
+        with pytest.raises(RuntimeError, match="no more threads"):
+            await asyncio.wait_for(submit(batcher, 1), PATIENCE_S)
+        assert (await batcher.submit("k", 2, pixels=1)).value == 4
 
 
 async def test_a_fatal_error_in_one_part_ends_all():

@@ -11,12 +11,12 @@ from app.serve.shares import DeviceShares
 
 def test_a_batch_with_nothing_beside_it_has_the_whole_device():
     shares = DeviceShares(4, max_pixels=100)
-    assert (shares.free, shares.busy, shares.room) == (4, False, math.inf)
+    assert (shares.free, shares.running, shares.room) == (4, 0, math.inf)
     shares.begin(0, pixels=30, others=0, next_pixels=None)
     assert shares.share(0) == 1
-    assert (shares.free, shares.busy, shares.room) == (0, True, 70)
+    assert (shares.free, shares.running, shares.room) == (0, 1, 70)
     shares.end(0)
-    assert (shares.free, shares.busy) == (4, False)
+    assert (shares.free, shares.running) == (4, 0)
 
 
 @pytest.mark.parametrize(
