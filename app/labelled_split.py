@@ -8,6 +8,7 @@ from app.cli import add_data, add_split_options, integer
 from app.errors import UsageError
 from app.train.datasets import DATASETS, SPLITS, LabelledImages, open_dataset
 from app.train.layouts import NotSplitError
+from app.train.subset import leave_out
 from model import Card
 
 
@@ -29,7 +30,8 @@ def open_labelled_split(
 ) -> LabelledImages:
     """Open the split that `add_labelled_split` asked for.
 
-    Data that are not split are drawn as the checkpoint's training drew them. Data that are split,
+    Data that are not split are drawn as the checkpoint's training drew them, or val is what it left
+    out. Data that are split,
     such as photos collected since, need no draw, whatever the training needed.
 
     Args:
@@ -59,9 +61,13 @@ def open_labelled_split(
         dataset = open_split(options.split, val_fraction)
     except NotSplitError:
         val_fraction = trained.get("val_fraction")
-        if val_fraction is None:
+        left_out = trained.get("left_out")
+        if left_out is not None and options.split != "test":
+            dataset = leave_out(open_split("train", 0.0), left_out)[options.split]
+        elif val_fraction is None:
             raise
-        dataset = open_split(options.split, val_fraction)
+        else:
+            dataset = open_split(options.split, val_fraction)
     check_classes(card, dataset)
     as_trained = (trained.get("val_fraction"), trained.get("seed"))
     if val_fraction is not None and (val_fraction, seed) == as_trained and "photos" in trained:

@@ -136,6 +136,18 @@ def test_photos_added_since_the_training_are_warned_of(
     assert said.startswith("warning: ")
 
 
+@pytest.mark.parametrize(("dataset", "write"), LAYOUTS.items())
+def test_what_the_training_left_out_is_val(
+    tmp_path: Path, dataset: str, write: Callable[..., None]
+) -> None:
+    left_out = ["night1.png", "night2.png"]
+    write(tmp_path, [*NAMES, *left_out])
+    prefix = open_dataset(dataset, tmp_path, "train", val_fraction=0.0).names[-1].rpartition("2")[0]
+    card = trained_on(dataset, val_fraction=None, left_out=prefix)
+    assert looked_at(card, dataset, tmp_path) == (left_out, "")
+    assert looked_at(card, dataset, tmp_path, "--split", "train") == (NAMES, "")
+
+
 def test_without_a_share_from_anywhere_unsplit_photos_are_refused(tmp_path: Path) -> None:
     write_folder(tmp_path, NAMES)
     for card in (trained_on("coco"), trained_on("folder", val_fraction=None)):
