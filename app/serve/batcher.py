@@ -137,18 +137,22 @@ class Batcher(Generic[KeyT, PayloadT, ResultT]):
             running = self._shares.left_s(self._clock())
             return running + waiting + cost.seconds_of_photos(unsized)
 
-    def cost_s(self, pixels: int, *, others: int = 0) -> float:
-        """Estimated seconds of a batch with so many pixels on its share; 0 before the first.
+    def cost_s(self, pixels: int, *, others: int = 0, company: int = 0) -> float:
+        """Estimated seconds that an item takes once its turn has come; 0 before the first batch.
+
+        Beside others that is as long as its whole batch takes on a share of the device.
 
         Args:
-            pixels: Of the batch.
-            others: Batches that will come before it, besides those that are there.
+            pixels: Of the item.
+            others: Items that will come before it, besides those that are there.
+            company: Most of them that may be in its batch.
         """
         with self._lock:
-            others += self._queue.batches + self._shares.running
-            if pixels >= self._max_pixels:
-                others = 0  # nothing fits beside it
-            return self._cost.seconds(pixels) * min(self._lanes, 1 + others)
+            lanes = min(self._lanes, 1 + others + self._queue.batches + self._shares.running)
+            if lanes == 1 or pixels >= self._max_pixels:  # nothing fits beside that one
+                return self._cost.seconds(pixels)
+            company = min(company, others + len(self._queue))
+            return lanes * self._cost.seconds(pixels * (1 + company))
 
     async def submit(
         self, key: KeyT, payload: PayloadT, *, pixels: int, deadline: float = math.inf

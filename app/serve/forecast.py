@@ -73,7 +73,7 @@ class Forecast:
         """
         self._check(self._stages_s(), 0.0, deadline)
 
-    def check_sized(self, input_pixels: int, deadline: float) -> None:
+    def check_sized(self, input_pixels: int, deadline: float, *, most_images: int = 1) -> None:
         """Refuse a request, before its photo is decoded, whose answer would be too late.
 
         To be called by the thread that has read the photo's header, before the photo's place is
@@ -82,6 +82,7 @@ class Forecast:
         Args:
             input_pixels: Pixels that the network would see.
             deadline: As in `check`.
+            most_images: Most photos of that size in a batch.
 
         Raises:
             QueueTooLongError: If the wait, with caution, and its own time pass the deadline.
@@ -94,11 +95,10 @@ class Forecast:
             self._batcher.expected_s(items=admission.decoding, pixels=admission.decoding_pixels),
             self._encoders.wait_behind_s(ahead),
         )
-        own_s = (
-            self._decoders.task_s
-            + self._batcher.cost_s(input_pixels, others=admission.decoding)
-            + self._encoders.task_s
+        device_s = self._batcher.cost_s(
+            input_pixels, others=admission.decoding, company=most_images - 1
         )
+        own_s = self._decoders.task_s + device_s + self._encoders.task_s
         self._check(stages_s, own_s, deadline)
 
     @property

@@ -7,7 +7,6 @@ overlap. What is held between them is bounded by the admission. Knows no HTTP.
 
 import functools
 import time
-from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -29,7 +28,6 @@ from app.serve.settings import Settings
 from app.serve.telemetry import Telemetry
 from app.serve.upload_budget import Upload, UploadBudget
 from app.serve.workers import Workers
-from model import ClassInfo
 
 Photo = npt.NDArray[np.uint8]
 
@@ -81,6 +79,7 @@ class Pipeline:
 
     def __init__(self, settings: Settings, telemetry: Telemetry, *, lanes: int = 1) -> None:
         self._max_pixels = settings.max_pixels
+        self._max_images = settings.batch_images
         self._telemetry = telemetry
         self._decoders = Workers("decode", settings.decode_threads)
         self._encoders = Workers("encode", settings.encode_threads)
@@ -178,7 +177,7 @@ class Pipeline:
         began = time.monotonic()
         with self.admission.place() as place:
             decode_upload = functools.partial(
-                self._decode, upload, wanted, engine.card.classes, place, share, deadline
+                self._decode, upload, wanted, engine, place, share, deadline
             )
             network_input, photo, mask_size = await self._decoders.run(decode_upload)
             del decode_upload
@@ -241,7 +240,7 @@ class Pipeline:
         self,
         upload: Upload,
         wanted: Wanted,
-        classes: Sequence[ClassInfo],
+        engine: Engine,
         place: Place,
         share: AnswerShare,
         deadline: float,
@@ -259,9 +258,10 @@ class Pipeline:
                 f"At scale {wanted.scale:g} this photo has {width} x {height} pixels; at most "
                 f"{self._max_pixels:,} are accepted. Ask for a smaller `scale`."
             )
-        self._forecast.check_sized(height * width, deadline)
+        most_images = min(self._max_images, engine.caps.images(height * width))
+        self._forecast.check_sized(height * width, deadline, most_images=most_images)
         place.take(max(header.pixels, height * width), height * width)
-        share.take(wanted.large_bytes(header.pixels, classes))
+        share.take(wanted.large_bytes(header.pixels, engine.card.classes))
         photo = opened.decode()
         mask_size = (photo.shape[0], photo.shape[1])
         network_input = resize(photo, scaled_size(*mask_size, wanted.scale))

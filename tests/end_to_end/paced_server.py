@@ -1,7 +1,8 @@
 """The real service around a network that takes a given time for each photo, on any machine.
 
-`python paced_server.py --port 0`, with the time in seconds in `PACE_S`. It sleeps, so that the
-capacity of the service is known, and little of a processor is used.
+`python paced_server.py --port 0`, with the time in seconds in `PACE_S`, and in `LANES` how many
+forwards run side by side, each as much slower. It sleeps, so that the capacity of the service is
+known, and little of a processor is used.
 """
 
 import os
@@ -18,14 +19,21 @@ from app.serve.logs import configure_logging
 from app.serve.settings import load_settings
 
 PACE = "PACE_S"
-"""Environment variable: seconds for each photo."""
+"""Environment variable: seconds of the whole device for each photo."""
+
+LANES = "LANES"
+"""Environment variable: forwards side by side; 1 by default."""
 
 
 class PacedEngine(NullEngine):
     """Answers as the engine that costs nothing does, after a while."""
 
+    @property
+    def most_lanes(self) -> int:
+        return int(os.environ.get(LANES, "1"))
+
     def segment_batch(self, batch: Tensor, **options: Any) -> list[Segmentation]:
-        time.sleep(float(os.environ[PACE]) * len(batch))
+        time.sleep(float(os.environ[PACE]) * len(batch) * self.most_lanes)
         return super().segment_batch(batch, **options)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hostile_files import save
 from live_server import ROOT, Server, decode_png, running_server, until
+from paced_server import LANES, PACE
 from PIL import Image
 
 CLIENTS = 12
@@ -94,7 +95,7 @@ def stop_under_load(log: Path, photo: Image.Image, seed: int) -> int:
         "request_timeout_s": NEVER_S,
     }
     program = (str(ROOT / "tests" / "end_to_end" / "paced_server.py"),)
-    pace = {"PACE_S": str(chance.choice(PACES_S))}
+    pace = {PACE: str(chance.choice(PACES_S)), LANES: str(1 + seed % 3)}
     with (
         running_server(log, program=program, environment=pace, **settings) as server,
         ThreadPoolExecutor(CLIENTS) as threads,

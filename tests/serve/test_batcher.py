@@ -551,6 +551,8 @@ async def test_a_share_of_the_device_costs_its_share_of_the_time():
         await settle()
         assert batcher.cost_s(100) == pytest.approx(1.0)  # alone it has all of the device
         assert batcher.cost_s(100, others=5) == pytest.approx(2.0)
+        # With two others in its batch, half of the device takes three times as long.
+        assert batcher.cost_s(100, others=5, company=2) == pytest.approx(2 * 3.0)
         assert [seconds for _, seconds in observed] == [pytest.approx(1.0)] * 3
 
 

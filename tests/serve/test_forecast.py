@@ -44,7 +44,7 @@ class Device:
     def expected_s(self, *, items=0, pixels=0, unsized=0):
         return self.busy_s + pixels + 10 * unsized
 
-    def cost_s(self, pixels, *, others=0):
+    def cost_s(self, pixels, *, others=0, company=0):
         return float(pixels)
 
 
@@ -200,7 +200,7 @@ class SimulatedService:
         running = max(0.0, self.expected_done_at - self.clock.now) if self.running else 0.0
         return running + waiting + self.cost.seconds_of_photos(unsized)
 
-    def cost_s(self, pixels, *, others=0):
+    def cost_s(self, pixels, *, others=0, company=0):
         return self.cost.seconds(pixels)
 
     # What happens.
