@@ -30,9 +30,9 @@ def open_labelled_split(
 ) -> LabelledImages:
     """Open the split that `add_labelled_split` asked for.
 
-    Data that are not split are drawn as the checkpoint's training drew them, or val is what it left
-    out. Data that are split,
-    such as photos collected since, need no draw, whatever the training needed.
+    Data that are not split are drawn as the checkpoint's training drew them, or val is what that
+    left out. Data that are split, such as photos collected since, need no draw, whatever the
+    training needed.
 
     Args:
         options: The command's.

@@ -2,6 +2,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from made_up_system import write_system
 
 from app.inference.memory import available_bytes
 
@@ -10,12 +11,8 @@ MIB = 2**20
 
 def system(root: Path, files: dict[str, str]) -> Path:
     """A made-up machine with 1 GiB available, and these files."""
-    given = {"proc/meminfo": "MemTotal: 4194304 kB\nMemAvailable:    1048576 kB\n", **files}
-    for name, text in given.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return root
+    meminfo = "MemTotal: 4194304 kB\nMemAvailable:    1048576 kB\n"
+    return write_system(root, {"proc/meminfo": meminfo, **files})
 
 
 def test_without_groups_it_is_what_the_machine_has_left(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from made_up_system import write_system
 
 from app.inference.processors import usable_processors
 
@@ -15,14 +16,6 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def sixteen(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine of sixteen processors, all of which this process may run on."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(16)))
-
-
-def system(root: Path, files: dict[str, str]) -> Path:
-    for name, text in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return root
 
 
 def test_without_groups_it_is_what_the_process_may_run_on(tmp_path: Path) -> None:
@@ -43,7 +36,7 @@ def test_without_groups_it_is_what_the_process_may_run_on(tmp_path: Path) -> Non
 )
 def test_version_2(tmp_path: Path, limit: str, expected: int) -> None:
     files = {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": limit + "\n"}
-    assert usable_processors(system(tmp_path, files)) == expected
+    assert usable_processors(write_system(tmp_path, files)) == expected
 
 
 @pytest.mark.parametrize(("quota", "expected"), [("300000", 3), ("-1", 16)])
@@ -53,7 +46,7 @@ def test_version_1(tmp_path: Path, quota: str, expected: int) -> None:
         "sys/fs/cgroup/cpu/cpu.cfs_quota_us": quota + "\n",
         "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
     }
-    assert usable_processors(system(tmp_path, files)) == expected
+    assert usable_processors(write_system(tmp_path, files)) == expected
 
 
 def test_the_tightest_group_above_counts(tmp_path: Path) -> None:
@@ -62,7 +55,7 @@ def test_the_tightest_group_above_counts(tmp_path: Path) -> None:
         "sys/fs/cgroup/pods.slice/box.scope/cpu.max": "800000 100000\n",
         "sys/fs/cgroup/pods.slice/cpu.max": "400000 100000\n",
     }
-    assert usable_processors(system(tmp_path, files)) == 4
+    assert usable_processors(write_system(tmp_path, files)) == 4
 
 
 @pytest.fixture
