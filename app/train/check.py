@@ -32,11 +32,6 @@ from model import VOID
 NEARLY_NOTHING: Final = 1e-3
 """Share of its pixels below which a label map is taken for one that was forgotten."""
 
-_CONSEQUENCES: Final = {
-    "train": "it cannot be learned",
-    "val": "nothing will tell how well it is learned",
-}
-
 
 @dataclass(frozen=True)
 class Census:
@@ -117,10 +112,16 @@ def class_problems(
             "in masks of class indices 255 means void, not white"
         )
         return [OneClassError(text)]
-    return [
-        MissingClassWarning(f"{split} has no pixel of {names[index]}: {_CONSEQUENCES[split]}")
-        for index in np.flatnonzero(pixels == 0)
-    ]
+    missing = [name for name, count in zip(names, pixels, strict=True) if not count]
+    if not missing:
+        return []
+    it, is_ = ("it", "is") if len(missing) == 1 else ("they", "are")
+    consequence = {
+        "train": f"{it} cannot be learned",
+        "val": f"nothing will tell how well {it} {is_} learned",
+    }
+    text = f"{split} has no pixel of {', '.join(missing)}: {consequence[split]}"
+    return [MissingClassWarning(text)]
 
 
 def _look(

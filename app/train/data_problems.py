@@ -99,9 +99,9 @@ class RepeatedPhotoWarning(DataWarning):
 
 
 class MissingClassWarning(DataWarning):
-    """A split has no pixel of a class."""
+    """A split has no pixel of a class, or of several."""
 
-    several = "classes without pixels"
+    several = "splits that lack classes"
 
 
 class NearEmptyWarning(DataWarning):
