@@ -1,6 +1,7 @@
 """`python -m app.serve`: serve a checkpoint over HTTP."""
 
 import argparse
+import functools
 import gc
 import logging
 import os
@@ -167,9 +168,10 @@ def serve(settings: Settings, listener: socket.socket, **app_options: Any) -> in
     # thread waiting, would cost throughput. Engines come and go; none is here yet.
     gc.collect()
     gc.freeze()
+    connection = functools.partial(GuardedProtocol, telemetry=app.state.service.telemetry)
     config = uvicorn.Config(
         app,
-        http=GuardedProtocol,
+        http=connection,  # type: ignore[arg-type] # uvicorn only calls it
         ws="none",
         log_config=None,
         access_log=False,

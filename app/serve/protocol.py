@@ -7,6 +7,7 @@ answer. All that uvicorn has against them is a limit on idle connections after a
 """
 
 import asyncio
+import logging
 import uuid
 from typing import Any, Final
 
@@ -18,6 +19,10 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 from app.serve.errors import BAD_REQUEST, HEAD_TOO_LARGE, Problem
+from app.serve.logs import FIELDS
+from app.serve.telemetry import Telemetry
+
+logger = logging.getLogger(__name__)
 
 MAX_HEAD_BYTES: Final = 65_536
 """Of a request line with its headers, and of what stands between two chunks of a body. Apache takes
@@ -97,10 +102,17 @@ class _Writer:
 
 
 class GuardedProtocol(HttpToolsProtocol):
-    """One connection; uvicorn makes it (`uvicorn.Config(http=GuardedProtocol)`)."""
+    """One connection; uvicorn makes it: `uvicorn.Config(http=partial(GuardedProtocol, ...))`.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    Args:
+        *args: uvicorn's.
+        telemetry: Counts what is refused here and who is cut.
+        **kwargs: uvicorn's.
+    """
+
+    def __init__(self, *args: Any, telemetry: Telemetry, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._telemetry = telemetry
         self._in_head = True
         self._head_bytes = 0
         self._progress = 0  # heads, bodies and answers completed
@@ -236,6 +248,7 @@ class GuardedProtocol(HttpToolsProtocol):
             at_work = self._running is not None and not self._running.response_complete
             stalled = not at_work and unchanged and not self._is_discarding()
         if stalled:
+            self._telemetry.count_cut()
             self._disconnect()
             self.transport.abort()  # closing would wait until the answer is read
             return
@@ -259,14 +272,17 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         running = self._running
         if running is None or running.response_complete or not running.response_started:
-            self.transport.write(_answer(problem, detail))
+            request_id = uuid.uuid4().hex
+            self.transport.write(_answer(problem, detail, request_id))
+            self._telemetry.count_refusal(problem.slug, problem.status)
+            fields = {"id": request_id, "status": problem.status, "problem": problem.slug}
+            logger.info("refused", extra={FIELDS: fields})
         self._disconnect()
         self.transport.close()
 
 
-def _answer(problem: Problem, detail: str) -> bytes:
+def _answer(problem: Problem, detail: str, request_id: str) -> bytes:
     """Return a whole answer, as it goes over the connection."""
-    request_id = uuid.uuid4().hex
     body = problem.document(detail, request_id).model_dump_json().encode()
     head = (
         "content-type: application/problem+json\r\n"

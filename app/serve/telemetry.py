@@ -75,6 +75,11 @@ class Telemetry:
             ["reason"],
             registry=self.registry,
         )
+        self._cut_connections = Counter(
+            "fcn_connections_cut",
+            "Connections ended because the client neither sent nor read on.",
+            registry=self.registry,
+        )
         self._batch_images = Histogram(
             "fcn_batch_images", "Photos in a batch.", buckets=_IMAGES, registry=self.registry
         )
@@ -138,6 +143,15 @@ class Telemetry:
             problems.append(record.problem)
         for problem in problems:
             self._rejects.labels(problem).inc()
+
+    def count_refusal(self, problem: str, status: int) -> None:
+        """Count what was answered before it was a request: its head broken or too large."""
+        self._requests.labels(UNMATCHED, str(status)).inc()
+        self._rejects.labels(problem).inc()
+
+    def count_cut(self) -> None:
+        """Count a connection that was ended because its client neither sent nor read on."""
+        self._cut_connections.inc()
 
     def observe_batch(
         self, report: BatchReport[Any], input_size: tuple[int, int], device_s: float

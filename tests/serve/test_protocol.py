@@ -1,6 +1,7 @@
 """Connections that wait for their client, on a transport that the test fills and drains."""
 
 import asyncio
+import logging
 
 import pytest
 import uvicorn
@@ -13,6 +14,7 @@ from app.serve.protocol import (
     STALL_S,
     GuardedProtocol,
 )
+from app.serve.telemetry import UNMATCHED, Telemetry
 
 pytestmark = pytest.mark.anyio
 
@@ -78,11 +80,14 @@ class Connection:
 
     def __init__(self, app=never_answer):
 
-        config = uvicorn.Config(app, http=GuardedProtocol, ws="none", lifespan="off")
+        config = uvicorn.Config(app, ws="none", lifespan="off")
         config.load()
         self.state = ServerState()
         self.transport = Transport()
-        self.protocol = GuardedProtocol(config=config, server_state=self.state, app_state={})
+        self.telemetry = Telemetry()
+        self.protocol = GuardedProtocol(
+            config=config, server_state=self.state, app_state={}, telemetry=self.telemetry
+        )
         self.protocol.connection_made(self.transport)
 
     def write(self, size):
@@ -94,6 +99,10 @@ class Connection:
         waiting = min(size, self.transport.unsent)
         self.transport.unsent -= waiting
         self.transport.room += size - waiting
+
+    def counted(self, metric, **labels):
+        """Return the value of a metric; None if there is none yet."""
+        return self.telemetry.registry.get_sample_value(metric, labels)
 
     def answered(self):
         """Let the request in progress end."""
@@ -134,7 +143,9 @@ async def test_one_large_piece_that_is_read_steadily_goes_on(connection):
         connection.read(LEAST)
     assert not connection.look()
     connection.read(LEAST - 1)
+    assert connection.counted("fcn_connections_cut_total") == 0
     assert connection.look()
+    assert connection.counted("fcn_connections_cut_total") == 1
 
 
 async def test_an_answer_has_its_time_from_the_first_look_at_it(connection):
@@ -272,3 +283,27 @@ async def test_requests_that_wait_behind_another_are_few(connection):
     connection.protocol.data_received(GET * 10_000)
     assert connection.transport.is_closing()
     assert len(connection.protocol.pipeline) <= MOST_PIPELINED
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "problem"),
+    [
+        (b"no request\r\n\r\n", 400, "bad-request"),
+        (b"GET / HTTP/1.1\r\nX: " + bytes(65_536).replace(b"\0", b"x"), 431, "head-too-large"),
+    ],
+    ids=["broken", "large"],
+)
+async def test_what_is_no_request_is_counted_and_logged(sent, status, problem, caplog):
+    connection = Connection()
+    with caplog.at_level(logging.INFO, "app.serve.protocol"):
+        connection.protocol.data_received(sent)
+    (answer,) = connection.transport.writes
+    assert answer.startswith(b"HTTP/1.1 %d" % status)
+    labels = {"route": UNMATCHED, "status": str(status)}
+    assert connection.counted("fcn_requests_total", **labels) == 1
+    assert connection.counted("fcn_rejects_total", reason=problem) == 1
+    (line,) = caplog.records
+    fields = line.fields
+    assert (fields["status"], fields["problem"]) == (status, problem)
+    assert fields["id"].encode() in answer
+    connection.end()
