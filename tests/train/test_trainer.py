@@ -64,14 +64,14 @@ def make_trainer(
     path: Path,
     recipe: Recipe = RECIPE,
     *,
-    backbone: str = "vgg16_bn",
+    backbone: str = "alexnet",
     dropout: float = 0.5,
     precision: str = "fp32",
     workers: int = 0,
 ) -> Trainer:
     weights = (0.25, 1.0, 1.0, 4.0) if recipe.class_weighting else (1.0,) * 4
     torch.manual_seed(0)
-    norm = backbone == "vgg16_bn"
+    norm = backbone == "alexnet"
     architecture = Architecture(backbone=backbone, head_width=8, head_norm=norm)
     return Trainer(
         FCN(architecture, 4, dropout=dropout),
