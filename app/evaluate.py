@@ -80,8 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--scales",
         type=_scales,
         metavar="A,B",
-        default="1",
-        help=f"scales the network sees, averaged likewise; {MIN_SCALE:g} to {MAX_SCALE:g} each",
+        help=f"scales the network sees, averaged likewise; {MIN_SCALE:g} to {MAX_SCALE:g} each "
+        "(default: that at which it was trained)",
     )
     arguments.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
     arguments.add_argument(
@@ -98,10 +98,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         console = Console()
         dataset = open_labelled_split(options, engine.card, console)
         class_names = [info.name for info in dataset.classes]
+        scales = options.scales or (engine.card.scale,)
 
         def predict(index: int) -> NDArray[np.uint8]:
             return engine.segment_views(
-                dataset.photo(index), scales=options.scales, flip=options.tta == "flip"
+                dataset.photo(index), scales=scales, flip=options.tta == "flip"
             )
 
         evaluation = evaluate(predict, dataset, console)
@@ -112,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "split": options.split,
                 "photos": len(dataset),
                 "precision": engine.precision,
-                "scales": options.scales,
+                "scales": scales,
                 "tta": options.tta,
                 **evaluation.confusion.metrics().to_json(class_names),
                 **evaluation.boundary.to_json(class_names),
@@ -125,10 +126,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             worst = options.report / "worst.png"
             draw_worst(dataset, predict, evaluation.photo_mean_iu, worst)
         # At last: the terminal may be gone by now.
-        scales = ", ".join(f"{scale:g}" for scale in options.scales)
+        shown_scales = ", ".join(f"{scale:g}" for scale in scales)
         title = (
             f"{engine.card.name} on {options.dataset} {options.split}, {len(dataset)} photos, "
-            f"scales {scales}, tta {options.tta}"
+            f"scales {shown_scales}, tta {options.tta}"
         )
         console.print(_table(evaluation, class_names, title))
         return 0

@@ -33,7 +33,11 @@ MAX_PIXELS: Final = 2**26
 
 
 def predict(
-    engine: Engine, photo: NDArray[np.uint8], rendering: Rendering, *, scale: float = 1.0
+    engine: Engine,
+    photo: NDArray[np.uint8],
+    rendering: Rendering,
+    *,
+    scale: float | None = None,
 ) -> bytes:
     """Segment one photo and return the bytes of its answer.
 
@@ -41,13 +45,14 @@ def predict(
         engine: Segments it.
         photo: RGB, HxWx3.
         rendering: How the answer is written.
-        scale: The network sees the photo at this scale.
+        scale: The network sees the photo at this scale; None for that of its checkpoint.
 
     Raises:
         PhotoDoesNotFitError: If there is no memory for it.
     """
     height, width = photo.shape[:2]
-    network_input = resize(photo, scaled_size(height, width, scale))
+    seen_size = scaled_size(height, width, engine.card.scale if scale is None else scale)
+    network_input = resize(photo, seen_size)
     extras = rendering.extras(engine.card.classes)
     segmentation = engine.segment([network_input], size=(height, width), extras=extras)[0]
     if not rendering.format.is_json:
@@ -108,8 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--scale",
         type=number(MIN_SCALE, MAX_SCALE),
         metavar="X",
-        default=1.0,
-        help="scale the network sees",
+        help="scale the network sees (default: that at which it was trained)",
     )
     arguments.add_argument(
         "--scores",

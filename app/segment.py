@@ -64,7 +64,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     arguments.add_argument("--classes", metavar="A,B", help="only these, by name or index")
     arguments.add_argument(
-        "--scale", type=number(0), metavar="X", help="scale the network sees, 0.25 to 2"
+        "--scale",
+        type=number(0),
+        metavar="X",
+        help="scale the network sees, 0.25 to 2 (default: that at which it was trained)",
     )
     arguments.add_argument(
         "--scores",

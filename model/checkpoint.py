@@ -54,6 +54,8 @@ class Card:
         training: How it was trained and its validation metrics; JSON values only.
         temperature: What logits are divided by where they become probabilities, positive; masks
             do not depend on it. 1 for networks that were never calibrated.
+        scale: What the sides of a photo are multiplied by before the network sees it, unless asked
+            otherwise: that at which it was trained. Positive.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Card:
     classes: tuple[ClassInfo, ...]
     training: dict[str, Any] = field(default_factory=dict)
     temperature: float = 1.0
+    scale: float = 1.0
 
     def to_json(self) -> dict[str, Any]:
         """Return the card as JSON values."""
@@ -78,7 +81,8 @@ class Card:
             architecture = Architecture(**values["architecture"])
             name = values["name"]
             training = values.get("training", {})
-            temperature = _temperature(values.get("temperature", 1.0))
+            temperature = _positive("temperature", values.get("temperature", 1.0))
+            scale = _positive("scale", values.get("scale", 1.0))
         except KeyError as error:
             raise CheckpointError(f"its metadata lacks {error}") from None
         except (TypeError, ValueError) as error:
@@ -91,7 +95,7 @@ class Card:
             raise CheckpointError(f"it has {len(classes)} classes; 1 to {MAX_CLASSES} are possible")
         if len({info.name for info in classes}) < len(classes):
             raise CheckpointError("two of its classes have the same name")
-        return cls(name, architecture, classes, training, temperature)
+        return cls(name, architecture, classes, training, temperature, scale)
 
 
 def _class_info(entry: dict[str, Any]) -> ClassInfo:
@@ -103,11 +107,11 @@ def _class_info(entry: dict[str, Any]) -> ClassInfo:
     return ClassInfo(name, color)
 
 
-def _temperature(value: Any) -> float:
+def _positive(what: str, value: Any) -> float:
     # JSON knows no NaN; Python's reader does, and whole numbers that no float can hold.
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not (number and 0 < value <= sys.float_info.max):
-        raise ValueError(f"{value!r:.40} is no temperature, which is a positive number")
+        raise ValueError(f"{value!r:.40} is no {what}, which is a positive number")
     return float(value)
 
 

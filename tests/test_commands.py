@@ -15,7 +15,7 @@ from app import evaluate, predict
 from app.inference.decode import resize, scaled_size
 from app.inference.engine import Engine
 from app.inference.render import MaskFormat, Rendering
-from model import FCN, Card, save_checkpoint
+from model import FCN, Card, load_checkpoint, save_checkpoint, save_with_card
 
 
 @pytest.fixture
@@ -114,6 +114,21 @@ def test_predict_writes_what_its_options_say(
             assert written["image"].pop("name") == "photo.png"
     assert written == rendered(rendering, scale)
     assert written != rendered(Rendering(rendering.format), 1.0)
+
+
+def test_predict_shows_photos_at_the_checkpoints_scale(varied: Path, tmp_path: Path) -> None:
+    source, half = varied / "varied.safetensors", tmp_path / "half.safetensors"
+    save_with_card(source, half, dataclasses.replace(load_checkpoint(source)[1], scale=0.5))
+    masks = {}
+    for name, words in (
+        ("own", [half]),
+        ("asked", [source, "--scale", "0.5"]),
+        ("whole", [half, "--scale", "1"]),
+    ):
+        arguments = ["--checkpoint", *words, varied / "photo.png", "--out", tmp_path / name]
+        assert predict.main([str(word) for word in arguments]) == 0
+        masks[name] = (tmp_path / name / "photo.png").read_bytes()
+    assert masks["own"] == masks["asked"] != masks["whole"]
 
 
 def test_predict_writes_scores_and_simplified_polygons(

@@ -1,5 +1,6 @@
 """`fcn evaluate`: what it measures, prints, writes and refuses."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -12,7 +13,7 @@ from PIL import Image
 
 from app import evaluate
 from app.inference.engine import Engine
-from model import VOID
+from model import VOID, load_checkpoint, save_with_card
 
 
 @pytest.fixture
@@ -97,6 +98,16 @@ def test_the_network_sees_the_views_that_were_asked_for(
     assert seen == [views] * 3
     # What the views gave is what was measured.
     assert json.loads((tmp_path / "figures.json").read_text())["pixel_accuracy"] == 0.375
+
+
+def test_photos_are_seen_at_the_checkpoints_scale(
+    checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    half = tmp_path / "half.safetensors"
+    save_with_card(checkpoint, half, dataclasses.replace(load_checkpoint(checkpoint)[1], scale=0.5))
+    assert run(half, data, "--json", tmp_path / "figures.json") == 0
+    assert json.loads((tmp_path / "figures.json").read_text())["scales"] == [0.5]
+    assert "scales 0.5, tta none" in " ".join(capsys.readouterr().out.split())
 
 
 def test_figures_are_written_though_nobody_can_be_told(

@@ -189,6 +189,7 @@ def model(reply: Reply) -> Model:
             architecture=_object(document["architecture"]),
             training=document.get("training"),
             temperature=_number(document["temperature"]),
+            scale=_number(document["scale"]),
             device=_text(document["device"]),
             precision=_text(document["precision"]),
         )

@@ -99,7 +99,8 @@ class Client:
             photo: A path, an image file's bytes, an open binary file, a Pillow image, or RGB
                 pixels, HxWx3 uint8; the last two are sent without loss.
             classes: Only these, by name or index; None means all.
-            scale: At which the network sees the photo, 0.25 to 2; the mask keeps the photo's size.
+            scale: At which the network sees the photo, 0.25 to 2; by default that of the model.
+                The mask keeps the photo's size.
             scores: Whether to ask for each class's mean probability too.
 
         Raises:

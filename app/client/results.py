@@ -44,6 +44,7 @@ class Model:
         architecture: Variant, backbone and the rest that makes up the network.
         training: How it was trained, with its validation figures.
         temperature: Logits are divided by it before they become probabilities.
+        scale: At which the network sees photos that no scale is given for.
         device: What it runs on, such as `cuda:0`.
         precision: Number format of its convolutions.
     """
@@ -54,6 +55,7 @@ class Model:
     architecture: Mapping[str, Any]
     training: Mapping[str, Any] | None
     temperature: float
+    scale: float
     device: str
     precision: str
 

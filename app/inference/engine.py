@@ -292,7 +292,11 @@ class Engine:
 
     @torch.inference_mode()
     def segment_views(
-        self, photo: NDArray[np.uint8], *, scales: Sequence[float] = (1.0,), flip: bool = False
+        self,
+        photo: NDArray[np.uint8],
+        *,
+        scales: Sequence[float] | None = None,
+        flip: bool = False,
     ) -> NDArray[np.uint8]:
         """Segment a photo by the mean of its class probabilities over several views of it.
 
@@ -308,7 +312,8 @@ class Engine:
 
         Args:
             photo: RGB, HxWx3.
-            scales: Factors of the photo's size that the network sees, at least one.
+            scales: Factors of the photo's size that the network sees, at least one; None for that
+                of the checkpoint alone.
             flip: Whether the network sees each of them mirrored left to right as well.
 
         Returns:
@@ -319,7 +324,9 @@ class Engine:
             DeviceLostError: If the device can never be used again by this process.
             PhotoDoesNotFitError: If there is no memory for a view.
         """
-        if not scales:
+        if scales is None:
+            scales = (self.card.scale,)
+        elif not scales:
             raise ValueError("no scale to segment at")
         size = photo.shape[0], photo.shape[1]
         seen_sizes = [scaled_size(*size, scale) for scale in scales]
@@ -339,17 +346,21 @@ class Engine:
     def logits(self, photo: NDArray[np.uint8]) -> Tensor:
         """Return the logits of a photo as the network gives them, before any temperature.
 
+        The network sees the photo at the checkpoint's scale; its logits are interpolated to the
+        photo's size.
+
         Args:
             photo: RGB, HxWx3.
 
         Returns:
-            CxHxW fp32, on the engine's device.
+            CxHxW fp32 of the photo's size, on the engine's device.
 
         Raises:
             DeviceLostError: If the device can never be used again by this process.
             PhotoDoesNotFitError: If there is no memory for the photo.
         """
-        return self._logits(photo, (photo.shape[0], photo.shape[1]))[0]
+        size = photo.shape[0], photo.shape[1]
+        return self._logits(resize(photo, scaled_size(*size, self.card.scale)), size)[0]
 
     def _logits(self, seen: NDArray[np.uint8], size: tuple[int, int]) -> Tensor:
         """Return the logits of what the network sees, HxWx3, as 1xCxHxW of (height, width)."""

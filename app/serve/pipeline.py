@@ -252,10 +252,11 @@ class Pipeline:
         """
         opened = open_photo(upload.data, max_pixels=self._max_pixels)
         header = opened.header
-        height, width = scaled_size(header.height, header.width, wanted.scale)
+        scale = engine.card.scale if wanted.scale is None else wanted.scale
+        height, width = scaled_size(header.height, header.width, scale)
         if height * width > self._max_pixels:
             raise InputTooLargeError(
-                f"At scale {wanted.scale:g} this photo has {width} x {height} pixels; at most "
+                f"At scale {scale:g} this photo has {width} x {height} pixels; at most "
                 f"{self._max_pixels:,} are accepted. Ask for a smaller `scale`."
             )
         most_images = min(self._max_images, engine.caps.images(height * width))
@@ -264,7 +265,7 @@ class Pipeline:
         share.take(wanted.large_bytes(header.pixels, engine.card.classes))
         photo = opened.decode()
         mask_size = (photo.shape[0], photo.shape[1])
-        network_input = resize(photo, scaled_size(*mask_size, wanted.scale))
+        network_input = resize(photo, scaled_size(*mask_size, scale))
         return _Decoded(network_input, photo if wanted.needs_photo else None, mask_size)
 
     def _observe(self, report: BatchReport[BatchKey], device_s: float) -> None:

@@ -40,10 +40,10 @@ class Wanted(Rendering):
     """What a client wants: how its answer is written, and at which scale its photo is seen.
 
     Attributes:
-        scale: The network sees the photo at this scale.
+        scale: The network sees the photo at this scale; None for that of its checkpoint.
     """
 
-    scale: float = 1.0
+    scale: float | None = None
 
     @property
     def needs_photo(self) -> bool:

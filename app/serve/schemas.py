@@ -45,13 +45,14 @@ class SegmentQuery(BaseModel):
         RleCounts.COMPRESSED,
         description="With `format=rle`: counts as COCO's compressed string or as a list.",
     )
-    scale: float = Field(
-        1.0,
+    scale: float | None = Field(
+        None,
         ge=MIN_SCALE,
         le=MAX_SCALE,
         allow_inf_nan=False,
         description="The network sees the photo at this scale; masks keep the photo's own size. "
-        "A network trained on small images judges large photos better when they are scaled down.",
+        "A network trained on small images judges large photos better when they are scaled down. "
+        "By default that of `GET /model`, at which it was trained.",
     )
     scores: bool = Field(
         False,
@@ -207,6 +208,11 @@ class ModelDocument(BaseModel):
         "average; fitted on labelled photos, 1 if the model was not calibrated or none did "
         "better. Masks do not depend on it.",
         examples=[1.31],
+    )
+    scale: float = Field(
+        description="At which the network sees photos that no `scale` is given for; that at which "
+        "it was trained.",
+        examples=[1.0],
     )
     device: str = Field(examples=["cuda:0"])
     precision: str = Field(examples=["bf16"])

@@ -39,6 +39,7 @@ from app.train.recipes import Recipe
 from app.train.report import draw_curves, draw_samples
 from app.train.run_folder import RunFolder
 from app.train.samples import place
+from app.train.scaled import Scaled
 from app.train.stopping import InterruptedRunError
 from app.train.subset import leave_out
 from app.train.trainer import Trainer
@@ -71,6 +72,8 @@ def _train(options: argparse.Namespace, compute: Compute, processes: Processes) 
     options.precision = compute.precision
     options.save_precision = options.save_precision or compute.precision
     folder = RunFolder(options.out, dtype=DTYPES[options.save_precision])
+    if not options.resume:
+        folder.refuse_run()  # before all photos are read for nothing
     environment = describe_environment(compute.device)  # now: the checkout may move on meanwhile
     events = Events(folder.path / "tensorboard") if options.tensorboard else None
     with processes.main_first():
@@ -183,6 +186,10 @@ def _prepare(
     progress: Progress,
 ) -> tuple[Trainer, LabelledImages]:
     """Check the data, build or restore the network, and begin or find the run's folder."""
+    options.photo_scale = _photo_scale(options)
+    if options.photo_scale != 1:
+        progress.say(f"photos at scale {options.photo_scale:g}, in training and where it is served")
+        splits = {split: Scaled(splits[split], options.photo_scale) for split in splits}
     # Each process reads all of a split.
     cache = options.cache / processes.count
     splits = {split: _in_memory(dataset, cache) for split, dataset in splits.items()}
@@ -260,6 +267,14 @@ def _prepare(
     return trainer, splits["val"]
 
 
+def _photo_scale(options: argparse.Namespace) -> float:
+    """Return what was asked for, or what the checkpoint to start from was trained at."""
+    if options.photo_scale is not None:
+        scale: float = options.photo_scale
+        return scale
+    return load_checkpoint(options.init_from)[1].scale if options.init_from else 1.0
+
+
 def _in_memory(dataset: LabelledImages, gigabytes: float) -> LabelledImages:
     """Read a dataset into memory if it takes no more than that."""
     return InMemory(dataset) if fits_in_memory(dataset, gigabytes * 1e9) else dataset
@@ -294,7 +309,7 @@ def _check_memory(net: FCN, val: LabelledImages, compute: Compute) -> None:
     except torch.OutOfMemoryError:
         raise UsageError(
             f"{place(val, index)}: {width}x{height} is too large for the memory that is left: "
-            "photos are validated on whole; shrink this one and its labels"
+            "photos are validated on whole; lower --photo-scale, or shrink this one and its labels"
         ) from None
 
 
@@ -332,6 +347,7 @@ def _card(
             "started_from": started_from,
             "torch": torch.__version__,
         },
+        scale=options.photo_scale,
     )
 
 

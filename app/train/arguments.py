@@ -19,12 +19,16 @@ from app.cli import (
     size,
 )
 from app.errors import UsageError
+from app.inference.render import MAX_SCALE
 from app.paths import DEFAULT_CHECKPOINT
 from app.train.datasets import DATASETS, SPLITS
 from app.train.recipes import Recipe, choose_recipe
 from app.train.run_folder import RunFolder
 from model.backbones import BACKBONES
 from model.fcn import ALIGNMENTS, VARIANTS
+
+MIN_PHOTO_SCALE: Final = 0.05
+"""Smallest scale to train at."""
 
 RESUMABLE: Final = {"data", "tensorboard"}
 """Options of a run that may differ when it goes on; the data may have moved."""
@@ -71,6 +75,14 @@ def make_parser(recipe: Recipe) -> OneLineParser:
         metavar="PREFIX",
         help="keep the training photos whose names begin so out, and validate on them: how well "
         "does it do in a place, on a drive or with a camera that it never saw?",
+    )
+    arguments.add_argument(
+        "--photo-scale",
+        type=number(MIN_PHOTO_SCALE, MAX_SCALE),
+        metavar="X",
+        help="train and validate on photos scaled so, by their sides, before all else; the "
+        "checkpoint is then served so, with masks of the photo's own size. For photos much larger "
+        "than what there is to see in them (default: that of --init-from, or 1)",
     )
     arguments.add_argument(
         "--name", type=model_name, help="name of the checkpoint (default: dataset and network)"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 import torch
+from torch import Tensor
 
 from app.errors import UsageError
 from model import FCN, Architecture, ClassInfo, load_checkpoint
@@ -61,8 +62,7 @@ def build_network(
             # To what training had: it would be taken off a second time at the end.
             source.logit_bias.data += torch.tensor(shift)
         net = _build(start, card.architecture, len(classes), dropout)
-        same_classes = [info.name for info in card.classes] == [info.name for info in classes]
-        return net, _copy_weights(source, net, same_classes=same_classes)
+        return net, _copy_weights(source, net, card.classes, classes)
     name = start.backbone or "vgg16_bn"
     backbone = BACKBONES[name]
     paper_head = start.head_width is None or start.head_width == CLASSIFIER_HEAD_WIDTH
@@ -107,21 +107,62 @@ def _build(start: Start, default: Architecture, num_classes: int, dropout: float
     return FCN(architecture, num_classes, dropout=dropout)
 
 
-def _copy_weights(source: FCN, target: FCN, *, same_classes: bool) -> list[str]:
-    """Copy every tensor that means the same in both networks."""
+def _copy_weights(
+    source: FCN,
+    target: FCN,
+    source_classes: tuple[ClassInfo, ...],
+    target_classes: tuple[ClassInfo, ...],
+) -> list[str]:
+    """Copy all that means the same in both networks: of the classes, those of the same name.
+
+    Returns:
+        Lines for the log.
+    """
+    places = {info.name: place for place, info in enumerate(source_classes)}
+    known = [info.name for info in target_classes if info.name in places]
+    new = [info.name for info in target_classes if info.name not in places]
+    of = torch.tensor([places[name] for name in known])
+    to = torch.tensor([place for place, info in enumerate(target_classes) if info.name in places])
     theirs, ours = source.state_dict(), target.state_dict()
-    copied, left = [], []
+    copied: list[str] = []
+    by_class: list[str] = []
+    left: list[str] = []
     for name, tensor in ours.items():
-        fits = name in theirs and theirs[name].shape == tensor.shape
-        if fits and (same_classes or not name.startswith(CLASSWISE_PREFIXES)):
-            tensor.copy_(theirs[name])
-            copied.append(name)
-        else:
+        class_dims = _class_dims(name)
+        given = theirs.get(name)
+        if (
+            given is None
+            or given.shape[class_dims:] != tensor.shape[class_dims:]
+            or (class_dims and not known)
+        ):
             left.append(name)
+        elif class_dims:
+            tensor[_every(to, class_dims)] = given[_every(of, class_dims)]
+            (by_class if new else copied).append(name)
+        else:
+            tensor.copy_(given)
+            copied.append(name)
     lines = [f"weights: copied: {', '.join(_layers(copied)) or 'nothing'}"]
+    if by_class:
+        lines.append(
+            f"weights: copied for {', '.join(known)}, newly initialised for {', '.join(new)}: "
+            f"{', '.join(_layers(by_class))}"
+        )
     if left:
         lines.append(f"weights: not copied, newly initialised: {', '.join(_layers(left))}")
     return lines
+
+
+def _every(places: Tensor, dims: int) -> tuple[Tensor, ...]:
+    """Return what picks these places of each of a tensor's first `dims` dimensions."""
+    return torch.meshgrid(*[places] * dims, indexing="ij")
+
+
+def _class_dims(name: str) -> int:
+    """Return how many of a tensor's dimensions, the first ones, count classes."""
+    if not name.startswith(CLASSWISE_PREFIXES):
+        return 0
+    return 2 if name.startswith("upscore") else 1
 
 
 def _layers(tensors: list[str]) -> list[str]:

@@ -30,6 +30,13 @@ class RunFolder:
         self._files = (self.best, self.last, self.config, self.metrics)
         self._dtype = dtype
 
+    def refuse_run(self) -> None:
+        """Raise UsageError if the folder already holds a run."""
+        if self.config.exists():
+            raise UsageError(
+                f"{self.path} already holds a run: continue it with --resume, or give another --out"
+            )
+
     def create(self, config: dict[str, Any]) -> None:
         """Make the folder and write `config.json`.
 
@@ -37,10 +44,7 @@ class RunFolder:
             UsageError: If the folder already holds a run.
             OSError: If it cannot be made.
         """
-        if self.config.exists():
-            raise UsageError(
-                f"{self.path} already holds a run: continue it with --resume, or give another --out"
-            )
+        self.refuse_run()
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.config, config)
 

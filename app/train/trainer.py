@@ -396,7 +396,7 @@ class Trainer:
             height, width = photo.shape[-2:]
             raise UsageError(
                 f"{place(self.val, index)}: too little memory for {width}x{height}: photos are "
-                "validated on whole; shrink this one and its labels"
+                "validated on whole; lower --photo-scale, or shrink this one and its labels"
             ) from None
         return logits
 

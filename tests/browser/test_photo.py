@@ -1,17 +1,23 @@
 """A photo and its mask on the canvas, pixel for pixel."""
 
+import dataclasses
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from live_server import Server, decode_png
+from live_server import ROOT, Server, decode_png, running_server
 from numpy.typing import NDArray
 from page import PHONE, Page
 from PIL import Image
+from selenium import webdriver
 from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.common.actions.wheel_input import ScrollOrigin
 from street import draw_street
+
+from app.paths import DEFAULT_CHECKPOINT
+from model import load_checkpoint, save_with_card
 
 pytestmark = pytest.mark.browser
 
@@ -228,6 +234,28 @@ def test_a_large_photo_is_shown_to_the_network_smaller(page: Page, server: Serve
     page.press("#scale", "¼")
     page.settled()
     assert "scale=0.25" in page.find("#code").text
+
+
+def test_photos_are_shown_at_the_models_own_scale(
+    driver: webdriver.Chrome, photo: bytes, tmp_path: Path
+) -> None:
+    shipped, half = ROOT / DEFAULT_CHECKPOINT, tmp_path / "half.safetensors"
+    save_with_card(shipped, half, dataclasses.replace(load_checkpoint(shipped)[1], scale=0.5))
+    with running_server(tmp_path / "log.txt", "--checkpoint", str(half)) as server:
+        page = Page(driver, server.url, tmp_path / "downloads")
+        page.open()
+        page.drop({"street.png": photo})
+        page.settled()
+        only_the_mask_at_its_own_size(page)
+        assert np.array_equal(page.pixels(), colored(server, server.label_map(photo)))
+        assert "scale" not in page.find("#code").text
+        assert "shown to the network at 0.5" in page.find("#size").text
+        page.press("#scale", "The photo")
+        page.settled()
+        only_the_mask_at_its_own_size(page)
+        assert np.array_equal(page.pixels(), colored(server, server.label_map(photo, scale=1)))
+        assert "scale=1" in page.find("#code").text
+        assert "shown" not in page.find("#size").text
 
 
 def test_pasted_and_taken_photos_are_segmented(page: Page, other_photos: list[bytes]) -> None:

@@ -185,6 +185,7 @@ def model_document() -> dict[str, Any]:
         ],
         "training": {"epochs": 3},
         "temperature": 1.25,
+        "scale": 0.5,
         "device": "cpu",
         "precision": "fp32",
     }

@@ -150,6 +150,18 @@ def test_logits_are_the_networks_own(net: FCN) -> None:
     assert torch.allclose(logits, logits_of(net, image)[0], rtol=1e-3, atol=1e-4)
 
 
+def test_a_photo_is_seen_at_the_checkpoints_scale(net: FCN) -> None:
+    image = photo(45, 61)
+    card = dataclasses.replace(CARD, scale=0.5)
+    half = Engine(net, card, "0" * 64, device="cpu", precision="fp32")
+    seen = logits_of(net, resize(image, (23, 31)))
+    expected = F.interpolate(seen, (45, 61), mode="bilinear", align_corners=False)[0]
+    assert torch.allclose(half.logits(image), expected, rtol=1e-3, atol=1e-4)
+    assert np.array_equal(
+        half.segment_views(image), engine(net).segment_views(image, scales=(0.5,))
+    )
+
+
 @pytest.mark.parametrize("scale", [1.0, 0.5])
 def test_a_single_view_gives_the_label_map_of_segment(net: FCN, scale: float) -> None:
     image = photo(45, 61)

@@ -77,20 +77,21 @@ def test_metadata_tells_other_programs_how_to_feed_the_net(path: Path) -> None:
     assert values["classes"][1] == {"name": "dog", "color": [0, 128, 0]}
 
 
-def test_the_temperature_is_kept(net: FCN, path: Path) -> None:
-    warm = dataclasses.replace(CARD, temperature=1.25)
-    save_checkpoint(path, net, warm)
-    assert load_checkpoint(path)[1] == warm
-    rewrite(path, temperature=2)
-    assert load_checkpoint(path)[1].temperature == 2.0
+@pytest.mark.parametrize("number", ["temperature", "scale"])
+def test_temperature_and_scale_are_kept(net: FCN, path: Path, number: str) -> None:
+    other = dataclasses.replace(CARD, **{number: 1.25})
+    save_checkpoint(path, net, other)
+    assert load_checkpoint(path)[1] == other
+    rewrite(path, **{number: 2})
+    assert getattr(load_checkpoint(path)[1], number) == 2.0
 
 
-def test_files_of_before_there_were_temperatures_have_that_of_1(path: Path) -> None:
+def test_files_of_before_there_were_temperatures_and_scales_have_those_of_1(path: Path) -> None:
     with safe_open(path, framework="pt") as file:
         values = json.loads(file.metadata()["fcn"])
         tensors = {name: file.get_tensor(name) for name in list(file.keys())}
     assert values["format_version"] == 1
-    del values["temperature"]
+    del values["temperature"], values["scale"]
     save_file(tensors, path, {"fcn": json.dumps(values)})
     assert load_checkpoint(path)[1] == CARD
 
@@ -231,6 +232,7 @@ def test_absurd_sizes_are_refused_without_allocating(path: Path) -> None:
         ({"temperature": "1.5"}, "'1.5' is no temperature"),
         ({"temperature": True}, "True is no temperature"),
         ({"temperature": None}, "None is no temperature"),
+        ({"scale": 0}, "0 is no scale"),
     ],
 )
 def test_wrong_metadata_is_refused(path: Path, changes: dict[str, object], message: str) -> None:

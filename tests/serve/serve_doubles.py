@@ -86,6 +86,7 @@ class EngineDouble:
         classes=CLASSES,
         training={"val": {"mean_iu": 0.5}},
         temperature=1.25,
+        scale=1.0,
     )
     version = VERSION
     device = Device()

@@ -4,6 +4,7 @@ import json
 import threading
 import tracemalloc
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -109,6 +110,16 @@ async def test_classes_and_scale_are_parameters(serving):
         found = label_maps(await served.client.post(INFER, json=document))
         assert set(np.unique(found)) <= {1, 2, 255}
         assert served.engine.batches == [[(10, 14, 3)]]
+
+
+async def test_without_a_scale_it_is_that_of_the_checkpoint(serving):
+    async with serving() as served:
+        served.engine.card = SimpleNamespace(**{**vars(served.engine.card), "scale": 2})
+        found = label_maps(
+            await served.client.post(INFER, json=request(pixels(data=PHOTO.tolist())))
+        )
+        assert served.engine.batches == [[(10, 14, 3)]]
+        assert found[0].shape == PHOTO.shape[:2]
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, zlib.compress], ids=["gzip", "deflate"])

@@ -5,6 +5,7 @@ import io
 import struct
 import zipfile
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -149,6 +150,17 @@ async def test_scale_is_what_the_network_sees_and_not_the_masks_size(serving, sc
     async with serving() as served:
         answer = await served.post(encode(photo), f"?format=grey&scale={scale}")
         assert served.engine.batches == [[seen]]
+    assert np.array_equal(decode_png(answer.content), np.ones((60, 80)))
+
+
+@pytest.mark.parametrize(("query", "seen"), [("", (15, 20, 3)), ("&scale=1", (60, 80, 3))])
+async def test_without_a_scale_it_is_that_of_the_checkpoint(serving, query, seen):
+    photo = np.full((60, 80, 3), BAND, np.uint8)
+    async with serving() as served:
+        served.engine.card = SimpleNamespace(**{**vars(served.engine.card), "scale": 0.25})
+        answer = await served.post(encode(photo), f"?format=grey{query}")
+        assert served.engine.batches == [[seen]]
+        assert (await served.client.get("/model")).json()["scale"] == 0.25
     assert np.array_equal(decode_png(answer.content), np.ones((60, 80)))
 
 

@@ -1,6 +1,7 @@
 """`python -m app.train` and what stands around a run, as its user meets them."""
 
 import dataclasses
+import itertools
 import json
 import os
 import shutil
@@ -29,8 +30,8 @@ from app.train.trainer import Trainer
 from model import FCN, Architecture, Card, load_checkpoint, named_classes, save_checkpoint
 from model.backbones import BACKBONES
 
-QUICK = ["--dataset", "shapes", "--device", "cpu", "--precision", "fp32", "--head-width", "8"]
-QUICK += ["--crop", "32x32", "--batch-size", "2"]
+QUICK = ["--dataset", "shapes", "--device", "cpu", "--precision", "fp32", "--backbone", "alexnet"]
+QUICK += ["--head-width", "8", "--head-norm", "--crop", "32x32", "--batch-size", "2"]
 
 
 def command(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
@@ -57,7 +58,7 @@ def test_a_run_leaves_everything_it_promises(run: Path) -> None:
     }
     (line,) = [json.loads(text) for text in (run / "metrics.jsonl").read_text().splitlines()]
     _, card = load_checkpoint(run / "best.safetensors")
-    assert card.name == "shapes-fcn8s-vgg16_bn"
+    assert card.name == "shapes-fcn8s-alexnet"
     assert card.training["val"] == line["val"]
     calibration = card.training["calibration"]
     assert (calibration["split"], calibration["photos"]) == ("val", shapes.COUNTS["val"])
@@ -77,7 +78,9 @@ def test_a_finished_run_is_not_overwritten(
 ) -> None:
     before = (run / "best.safetensors").read_bytes()
     assert command(monkeypatch, *QUICK, "--out", str(run)) == 2
-    assert "already holds a run: continue it with --resume" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "already holds a run: continue it with --resume" in said.err
+    assert "photos" not in said.out  # none were read for it
     assert (run / "best.safetensors").read_bytes() == before
 
 
@@ -266,11 +269,8 @@ def test_init_from_begins_with_the_logits_that_training_had(source: Path) -> Non
     torch.testing.assert_close(net.logit_bias, saved.logit_bias + torch.tensor([0.5, -0.25]))
 
 
-@pytest.mark.parametrize("names", [["a", "c"], ["a", "b", "c"]])
-def test_init_from_for_other_classes_leaves_classwise_layers_new(
-    source: Path, names: list[str]
-) -> None:
-    net, notes = build_network(Start(init_from=source), named_classes(names), dropout=0)
+def test_init_from_for_other_classes_leaves_classwise_layers_new(source: Path) -> None:
+    net, notes = build_network(Start(init_from=source), named_classes(["c", "d"]), dropout=0)
     expected = load_checkpoint(source)[0]
     assert torch.equal(net.trunk.fc6.weight, expected.trunk.fc6.weight)
     assert net.score_fc7.weight.abs().max() == 0
@@ -283,6 +283,35 @@ def test_init_from_for_other_classes_leaves_classwise_layers_new(
         "upscore_fc7",
         "upscore_pool4",
     ]
+
+
+def test_init_from_copies_classes_by_their_names(source: Path) -> None:
+    torch.manual_seed(4)
+    net, card = load_checkpoint(source)
+    for tensor in net.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.copy_(torch.randn_like(tensor))
+    save_checkpoint(source, net, card)
+    grown, notes = build_network(Start(init_from=source), named_classes(["c", "b", "a"]), dropout=0)
+    fresh = FCN(grown.architecture, 3)
+    for name in ("score_fc7", "score_pool4", "score_pool3"):
+        for kind in ("weight", "bias"):
+            ours = getattr(grown.get_submodule(name), kind)
+            assert torch.equal(ours[[2, 1]], getattr(net.get_submodule(name), kind))
+            assert ours[0].abs().max() == 0
+    for name in ("upscore_fc7", "upscore_pool4"):
+        ours, theirs = grown.get_submodule(name).weight, net.get_submodule(name).weight
+        for (to, of), (to_other, of_other) in itertools.product([(2, 0), (1, 1)], repeat=2):
+            assert torch.equal(ours[to, to_other], theirs[of, of_other])
+        assert torch.equal(ours[0], fresh.get_submodule(name).weight[0])
+        assert torch.equal(ours[:, 0], fresh.get_submodule(name).weight[:, 0])
+    assert notes[1] == (
+        "weights: copied for b, a, newly initialised for c: "
+        "score_fc7, score_pool4, score_pool3, upscore_fc7, upscore_pool4"
+    )
+    moved, notes = build_network(Start(init_from=source), named_classes(["b", "a"]), dropout=0)
+    assert torch.equal(moved.score_pool3.bias, net.score_pool3.bias.flip(0))
+    assert len(notes) == 1
 
 
 def weights_of(monkeypatch: pytest.MonkeyPatch, backbone: str, classifier: nn.Module) -> None:
@@ -390,6 +419,33 @@ def test_a_drive_is_left_out_of_photos_that_are_not_split(tmp_path: Path) -> Non
     assert card.training["photos"] == {"train": 3, "val": 1}
 
 
+def test_photos_are_trained_on_at_a_scale_that_the_checkpoint_tells(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = draw_folder(tmp_path, train=2, val=2, size=(96, 128))
+    words = ["--dataset", "folder", "--data", str(data), *QUICK[2:], "--max-steps", "1"]
+    seen: list[tuple[int, ...]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        logits = Trainer.logits
+
+        def noting(trainer: Trainer, index: int) -> Tensor:
+            seen.append(trainer.val.photo_size(index))
+            return logits(trainer, index)
+
+        patch.setattr(Trainer, "logits", noting)
+        assert train([*words, "--photo-scale", "0.5", "--out", str(tmp_path / "half")]) == 0
+    assert set(seen) == {(48, 64)}
+    best = tmp_path / "half" / "best.safetensors"
+    assert load_checkpoint(best)[1].scale == 0.5
+    assert "photos at scale 0.5" in capsys.readouterr().out
+    # Who goes on from it goes on at its scale, unless told otherwise.
+    for name, more, scale in (("on", [], 0.5), ("whole", ["--photo-scale", "1"], 1)):
+        out = tmp_path / name
+        assert train([*words, "--init-from", str(best), *more, "--out", str(out)]) == 0
+        assert load_checkpoint(out / "best.safetensors")[1].scale == scale
+    assert train([*words, "--resume", "--out", str(tmp_path / "half")]) == 0
+
+
 def test_names_that_are_no_text_go_through_a_whole_run(tmp_path: Path) -> None:
     data = draw_folder(tmp_path, train=2, val=2, size=(32, 32))
     for split in ("train", "val"):
@@ -408,7 +464,7 @@ def test_photos_too_large_to_be_validated_on_are_named_before_the_first_step(
     large = np.zeros((500, 700), np.uint8)
     Image.fromarray(large).save(data / "val" / "masks" / "1.png")
     Image.fromarray(large).convert("RGB").save(data / "val" / "images" / "1.png")
-    monkeypatch.setattr(room, "available_bytes", lambda: 200_000_000)
+    monkeypatch.setattr(room, "available_bytes", lambda: 50_000_000)
     words = ["--dataset", "folder", "--data", str(data), *QUICK[2:], "--max-steps", "1"]
     words += ["--out", str(tmp_path / "run")]
     with pytest.raises(UsageError, match=r"^1\.png: 700x500 is too large"):

@@ -61,8 +61,8 @@ class InferenceParameters(BaseModel):
     """Parameters of a request; unknown ones are ignored."""
 
     binary_data_output: bool = Field(False, description="Write all outputs behind the JSON.")
-    scale: float = Field(
-        1.0, ge=MIN_SCALE, le=MAX_SCALE, description="As the parameter of `POST /segment`."
+    scale: float | None = Field(
+        None, ge=MIN_SCALE, le=MAX_SCALE, description="As the parameter of `POST /segment`."
     )
     classes: str | None = Field(None, description="As the parameter of `POST /segment`.")
 

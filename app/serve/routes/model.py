@@ -33,6 +33,7 @@ async def model(request: Request, service: ServiceDependency) -> ModelDocument:
         ],
         training=engine.card.training,
         temperature=engine.card.temperature,
+        scale=engine.card.scale,
         device=str(engine.device),
         precision=engine.precision,
     )

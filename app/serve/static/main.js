@@ -151,11 +151,13 @@ function showAnswer(photo) {
   const start = Math.max(arrived, shown.since);
   performance.measure("answer to mask", { start, end: drawn });
 
-  legend.show(masks, answer.model.version === monitor.model?.version ? monitor.model.classes : []);
+  const model = answer.model.version === monitor.model?.version ? monitor.model : null;
+  legend.show(masks, model?.classes ?? []);
   showTimings(byId("timings"), stages, totalMs, drawn - start);
+  const scale = Number(photo.scale || (model?.scale ?? 1));
   byId("size").textContent =
     `${image.width} × ${image.height} pixels` +
-    (photo.scale === "1" ? "" : `, shown to the network at ${photo.scale}`);
+    (scale === 1 ? "" : `, shown to the network at ${scale}`);
   offerDownloads();
   const largest = [...masks].sort((a, b) => b.area - a.area).slice(0, NAMED);
   const shares = largest.map((mask) => `${mask.class_name} ${percent(mask.fraction)}`).join(", ");

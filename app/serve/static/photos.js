@@ -18,8 +18,8 @@ const AUTOMATIC = "auto";
 /** The most pixels that the network is shown at a scale that depends on the photo. */
 const COMFORTABLE = 2e6;
 
-/** What the API takes for such a scale, largest first. */
-const SCALES = ["1", "0.5", "0.25"];
+/** What the API takes for such a scale, below that of the model, largest first. */
+const SCALES = ["0.5", "0.25"];
 
 let lastId = 0;
 
@@ -32,8 +32,8 @@ class Photo {
   /** What `POST /segment?format=rle` said, and how long it took. */
   answer = null;
   breaks = 0;
-  /** At which scale the network saw it, as the API writes it. */
-  scale = "1";
+  /** At which scale the network saw it, as the API writes it; empty: at that of the model. */
+  scale = "";
   abort = new AbortController();
 
   /** @param {Blob} file @param {string} name */
@@ -116,10 +116,11 @@ export class Photos {
     photo.answer = null;
     this.#set(photo, "working", "");
     try {
-      photo.scale = this.scale === AUTOMATIC ? await fittingScale(photo.file) : this.scale;
+      const own = this.#monitor.model?.scale ?? 1;
+      photo.scale = this.scale === AUTOMATIC ? await fittingScale(photo.file, own) : this.scale;
       signal.throwIfAborted();
       const query = { format: "rle", scores: "true" };
-      if (photo.scale !== "1") query.scale = photo.scale;
+      if (photo.scale) query.scale = photo.scale;
       let sent = 0;
       const attempt = () => {
         sent = performance.now();
@@ -172,13 +173,16 @@ export class Photos {
   }
 }
 
-/** The largest scale at which the network is not shown too much. */
-async function fittingScale(file) {
+/** The model's own scale, as an empty string, or the largest at which it is not shown too much. */
+async function fittingScale(file, own) {
   const bitmap = await decodePhoto(file);
-  if (!bitmap) return "1"; // the browser cannot tell, and the server judges what it takes
+  if (!bitmap) return ""; // the browser cannot tell, and the server judges what it takes
   const pixels = bitmap.width * bitmap.height;
   bitmap.close();
-  return SCALES.find((scale) => pixels * scale * scale <= COMFORTABLE) ?? SCALES.at(-1);
+  const fits = (scale) => pixels * scale * scale <= COMFORTABLE;
+  if (fits(own)) return "";
+  const smaller = SCALES.filter((scale) => Number(scale) < own);
+  return smaller.find(fits) ?? smaller.at(-1) ?? "";
 }
 
 /** Fetch fails in the same way for a lost server and for a file that is gone. */

@@ -19,7 +19,7 @@ const SCORED = ["rle", "polygons", "coco"];
 
 /**
  * @param {string} format One of `FORMATS`.
- * @param {string} scale As the API writes it; "1" is native.
+ * @param {string} scale As the API writes it; empty for that of the model.
  * @param {object[]} masks Classes that were found: `class_id`, `class_name`.
  * @param {Set<number>} hidden Classes that are not shown.
  * @returns {Record<string, string>} Parameters of `POST /segment` for what is shown.
@@ -27,7 +27,7 @@ const SCORED = ["rle", "polygons", "coco"];
 export function queryFor(format, scale, masks, hidden) {
   const query = { format };
   if (SCORED.includes(format)) query.scores = "true";
-  if (scale !== "1") query.scale = scale;
+  if (scale) query.scale = scale;
   const shown = masks.filter((mask) => !hidden.has(mask.class_id));
   if (shown.length < masks.length) {
     query.classes = shown.map((mask) => selector(mask, masks)).join(",");
