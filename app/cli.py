@@ -140,13 +140,28 @@ def model_name(text: str) -> str:
     return text
 
 
+def _pattern(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no regular expression: {error}") from None
+    return text
+
+
 def add_split_options(arguments: argparse.ArgumentParser) -> None:
-    """Add `--val-fraction` and `--download`; evaluation must draw the split that training drew."""
+    """Add `--val-fraction` and what goes with it; evaluation must draw what training drew."""
     arguments.add_argument(
         "--val-fraction",
         type=number(0.001, 0.999),
         metavar="F",
         help="share of the photos kept for val, for a folder without train/ and val/",
+    )
+    arguments.add_argument(
+        "--group-by",
+        type=_pattern,
+        metavar="REGEX",
+        help="with --val-fraction: photos in whose names it finds the same stay together, such as "
+        "the frames of a video, for street3_0042.png 'street[0-9]+'",
     )
     arguments.add_argument(
         "--download",

@@ -45,6 +45,7 @@ def open_labelled_split(
     """
     trained = card.training if card.training.get("dataset") == options.dataset else {}
     seed = trained.get("seed", 0) if options.seed is None else options.seed
+    group_by = trained.get("group_by") if options.group_by is None else options.group_by
 
     def open_split(split: str, val_fraction: float | None) -> LabelledImages:
         return open_dataset(
@@ -53,6 +54,7 @@ def open_labelled_split(
             split,
             val_fraction=val_fraction,
             seed=seed,
+            group_by=group_by,
             download=options.download,
         )
 
@@ -69,8 +71,9 @@ def open_labelled_split(
         else:
             dataset = open_split(options.split, val_fraction)
     check_classes(card, dataset)
-    as_trained = (trained.get("val_fraction"), trained.get("seed"))
-    if val_fraction is not None and (val_fraction, seed) == as_trained and "photos" in trained:
+    as_trained = tuple(trained.get(key) for key in ("val_fraction", "seed", "group_by"))
+    drawn = (val_fraction, seed, group_by)
+    if val_fraction is not None and drawn == as_trained and "photos" in trained:
         now = sum(
             len(dataset if split == options.split else open_split(split, val_fraction))
             for split in ("train", "val")

@@ -112,6 +112,20 @@ def test_unsplit_photos_are_drawn_as_the_training_drew_them(
 
 
 @pytest.mark.parametrize(("dataset", "write"), LAYOUTS.items())
+def test_groups_are_kept_together_as_the_training_kept_them(
+    tmp_path: Path, dataset: str, write: Callable[..., None]
+) -> None:
+    names = [f"street{street}_{frame}.png" for street in range(5) for frame in range(2)]
+    write(tmp_path, names)
+    val, said = looked_at(trained_on(dataset, group_by="street[0-9]"), dataset, tmp_path)
+    assert len(val) == 4
+    assert len({name.partition("_")[0] for name in val}) == 2
+    assert said == ""
+    asked = looked_at(trained_on(dataset), dataset, tmp_path, "--group-by", "street[0-9]")
+    assert asked == (val, "")
+
+
+@pytest.mark.parametrize(("dataset", "write"), LAYOUTS.items())
 def test_photos_that_are_split_need_no_draw_though_the_training_drew(
     tmp_path: Path, dataset: str, write: Callable[..., None]
 ) -> None:

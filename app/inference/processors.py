@@ -3,14 +3,11 @@
 import math
 import os
 from pathlib import Path
-from typing import Final
 
 from app.inference.control_groups import Group, groups_of_this_process, read
 
-_ROOT: Final = Path("/")
 
-
-def usable_processors(root: Path = _ROOT) -> int:
+def usable_processors(root: Path = Path("/")) -> int:
     """Return how many threads of this process can run at a time, at least 1.
 
     The least of the processors that it may run on (`taskset`, Docker's `--cpuset-cpus`) and the

@@ -73,26 +73,25 @@ class Room:
             yield
             return
         most = self._footprint.most_bytes(images, input_size, mask_size, extras)
-        memory = _MAIN_MEMORY
-        with memory.changed:
+        with _MAIN_MEMORY.changed:
             while (free := available_bytes()) is not None:
                 # What others have in use already counts twice: rather that than not at all.
-                left = free - memory.taken
+                left = free - _MAIN_MEMORY.taken
                 if self._footprint.fits(left, images, input_size, mask_size, extras):
                     break
-                if not memory.taken:
+                if not _MAIN_MEMORY.taken:
                     raise torch.OutOfMemoryError(
                         f"{free / 1e6:.0f} MB of memory are left, too little for {images} photos "
                         f"of {input_size[1]} x {input_size[0]} pixels"
                     )
-                memory.changed.wait()
-            memory.taken += most
+                _MAIN_MEMORY.changed.wait()
+            _MAIN_MEMORY.taken += most
         try:
             yield
         finally:
-            with memory.changed:
-                memory.taken -= most
-                memory.changed.notify_all()
+            with _MAIN_MEMORY.changed:
+                _MAIN_MEMORY.taken -= most
+                _MAIN_MEMORY.changed.notify_all()
 
     def too_small(
         self,

@@ -157,7 +157,7 @@ class Settings(BaseSettings):
         "another. On a GPU it is always 1.",
         json_schema_extra={
             "unit": "batches",
-            "shown": "2, from 12 CPUs on a quarter of them, at most 8",
+            "shown": "2, on three CPUs 3, from 12 on a quarter of them, at most 8",
         },
     )
     batch_delay_s: float = Field(

@@ -150,6 +150,7 @@ def _open_splits(options: argparse.Namespace, report: Report = refuse) -> dict[s
             split,
             val_fraction=val_fraction,
             seed=options.seed,
+            group_by=options.group_by,
             download=options.download,
             report=report,
         )
@@ -340,6 +341,7 @@ def _card(
             },
             "photos": {split: len(dataset) for split, dataset in splits.items()},
             "val_fraction": options.val_fraction,
+            **({"group_by": options.group_by} if options.group_by else {}),
             **({"left_out": options.leave_out} if options.leave_out else {}),
             "recipe": dataclasses.asdict(recipe),
             "seed": options.seed,

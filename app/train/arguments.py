@@ -357,6 +357,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     ):
         if low > high:
             raise UsageError(f"{flag} {low} {high}: the lower factor comes first")
+    if options.group_by and options.val_fraction is None:
+        raise UsageError("--group-by says what --val-fraction keeps together: give both")
     if not (options.epochs or options.max_steps):
         raise UsageError("--epochs 0 needs --max-steps: the run would never end")
     if options.crop is None and options.batch_size > 1:

@@ -28,7 +28,7 @@ from app.errors import UsageError
 from app.inference.rle import decompress
 from app.train.coco_file import AnnotatedPhoto, read_coco
 from app.train.data_problems import Report
-from app.train.layouts import draw_split, files_by_split, has_split, refuse_fraction
+from app.train.layouts import Draw, draw_split, files_by_split, has_split
 from app.train.samples import LabelledImages, PhotoFiles
 from model import ClassInfo
 
@@ -70,16 +70,13 @@ class CocoImages(PhotoFiles):
         return np.ascontiguousarray(columns.reshape(width, height).T)
 
 
-def open_coco(
-    data: Path, split: str, *, val_fraction: float | None, seed: int, report: Report
-) -> LabelledImages:
+def open_coco(data: Path, split: str, *, draw: Draw, report: Report) -> LabelledImages:
     """Open a split of photos with COCO annotations.
 
     Args:
         data: The folder that holds both.
         split: `train`, `val` or `test`.
-        val_fraction: Share for val where one file annotates all photos.
-        seed: Which photos those are.
+        draw: Which photos go to val, where one file annotates all photos.
         report: Told of annotations and images that cannot be used, and of photos left out.
 
     Raises:
@@ -90,10 +87,10 @@ def open_coco(
     drawn = not has_split(by_split, split, data)
     path = _only_file(data, by_split.get("test")) if drawn else by_split[split]
     if not drawn:
-        refuse_fraction(val_fraction)
+        draw.refuse()
     classes, photos = read_coco(path, _photo_folders(data, path), report)
     if drawn:
-        photos = draw_split(photos, split, val_fraction, seed, data)
+        photos = draw_split(photos, split, draw, data)
     elif not photos:
         raise UsageError(f"{path}: no photo with annotations")
     return CocoImages(photos, classes, data)

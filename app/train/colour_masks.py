@@ -26,12 +26,12 @@ from app.train.data_problems import (
     UnreadableLabelsError,
 )
 from app.train.layouts import (
+    Draw,
     draw_split,
     files_by_split,
     find_photos,
     has_split,
     pair,
-    refuse_fraction,
     report_unused_masks,
 )
 from app.train.samples import LabelledFiles, LabelledImages, PhotoFiles, load_mask
@@ -100,16 +100,13 @@ class ColourMasks(PhotoFiles):
         return label
 
 
-def open_labelmap(
-    data: Path, split: str, *, val_fraction: float | None, seed: int, report: Report
-) -> LabelledImages:
+def open_labelmap(data: Path, split: str, *, draw: Draw, report: Report) -> LabelledImages:
     """Open a split of what CVAT exports as "Segmentation mask 1.1", or labelme's labelme2voc.
 
     Args:
         data: The folder that holds it.
         split: `train`, `val` or `test`.
-        val_fraction: Share for val where there are no lists train.txt and val.txt.
-        seed: Which photos those are.
+        draw: Which photos go to val, where there are no lists train.txt and val.txt.
         report: Told of photos, masks and lines of lists that lack the others.
 
     Raises:
@@ -130,7 +127,7 @@ def open_labelmap(
     if not (folder.is_dir() and any(folder.iterdir())):
         raise UsageError(f'{folder}: no photos; CVAT exports them if "Save images" is chosen')
     photos = find_photos(folder, report, nested=True)
-    pairs = _choose_pairs(data, photos, split, val_fraction, seed, report)
+    pairs = _choose_pairs(data, photos, split, draw, report)
     names = [photo.relative_to(folder).as_posix() for photo, _ in pairs]
     if labels:
         return ColourMasks(pairs, classes, labels, names=names)
@@ -194,8 +191,7 @@ def _choose_pairs(
     data: Path,
     photos: Mapping[str, Path],
     split: str,
-    val_fraction: float | None,
-    seed: int,
+    draw: Draw,
     report: Report,
 ) -> list[tuple[Path, Path]]:
     masks = data / "SegmentationClassPNG"
@@ -203,12 +199,12 @@ def _choose_pairs(
         masks = data / "SegmentationClass"
     lists = sorted((data / "ImageSets" / "Segmentation").glob("*.txt"))
     if not lists:
-        return draw_split(pair(photos, masks, report), split, val_fraction, seed, data)
+        return draw_split(pair(photos, masks, report), split, draw, data)
     stems = {path: [line.strip() for line in read_lines(path, "a stem a line")] for path in lists}
     report_unused_masks({stem for part in stems.values() for stem in part}, masks, report)
     by_split = files_by_split((path.stem, path) for path in lists)
     if has_split(by_split, split, data):
-        refuse_fraction(val_fraction)
+        draw.refuse()
         return _pair_listed(by_split[split], stems[by_split[split]], photos, masks, report)
     pairs = [
         found
@@ -216,7 +212,7 @@ def _choose_pairs(
         if path != by_split.get("test")
         for found in _pair_listed(path, stems[path], photos, masks, report)
     ]
-    return draw_split(list(dict.fromkeys(pairs)), split, val_fraction, seed, data)
+    return draw_split(list(dict.fromkeys(pairs)), split, draw, data)
 
 
 def _pair_listed(

@@ -12,7 +12,7 @@ from app.train.coco import open_coco
 from app.train.colour_masks import open_labelmap
 from app.train.data_problems import Report, refuse
 from app.train.folder import open_folder
-from app.train.layouts import find_photos, pair, refuse_fraction
+from app.train.layouts import Draw, find_photos, pair
 from app.train.samples import LabelledFiles, LabelledImages, Sample, class_pixels, load_sample
 from app.train.shapes import Drawings
 from app.train.voc import SBD_SPLITS, VOC_SPLITS, sbd_pairs, voc_pairs
@@ -75,6 +75,7 @@ def open_dataset(
     *,
     val_fraction: float | None = None,
     seed: int = 0,
+    group_by: str | None = None,
     download: bool = False,
     report: Report = refuse,
 ) -> LabelledImages:
@@ -87,6 +88,7 @@ def open_dataset(
         val_fraction: For `coco`, `folder` and `labelmap` that are not split into train and val:
             share of the photos that is kept for val.
         seed: Which photos those are.
+        group_by: What photos of a group have in common; see `layouts.Draw`.
         download: For `voc` and `sbd`: fetch into `data` what is not there.
         report: Told of each file that cannot be used or is not used. By default errors are
             raised; if it returns, the file is left out.
@@ -98,8 +100,9 @@ def open_dataset(
         raise UsageError(f"{name} has no split {split}: it has {', '.join(SPLITS_OF[name])}")
     if download and name not in FETCHED:
         raise UsageError(f"--download is for {' and '.join(FETCHED)}, not for {name}")
+    draw = Draw(val_fraction, seed, group_by)
     if name not in OWN:
-        refuse_fraction(val_fraction)
+        draw.refuse()
     if name == "shapes":
         return Drawings(split)
     if data is None:
@@ -111,4 +114,4 @@ def open_dataset(
     if name == "camvid":
         pairs = pair(find_photos(data / split, report), data / f"{split}annot", report)
         return LabelledFiles(pairs, CAMVID_CLASSES, void=CAMVID_VOID)
-    return OWN[name](data, split, val_fraction=val_fraction, seed=seed, report=report)
+    return OWN[name](data, split, draw=draw, report=report)

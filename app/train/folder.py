@@ -12,20 +12,17 @@ from pathlib import Path
 from app.errors import UsageError
 from app.train.class_names import read_classes
 from app.train.data_problems import Report
-from app.train.layouts import draw_split, find_photos, pair, refuse_fraction
+from app.train.layouts import Draw, draw_split, find_photos, pair
 from app.train.samples import LabelledFiles, LabelledImages
 
 
-def open_folder(
-    data: Path, split: str, *, val_fraction: float | None, seed: int, report: Report
-) -> LabelledImages:
+def open_folder(data: Path, split: str, *, draw: Draw, report: Report) -> LabelledImages:
     """Open a split of the user's own folder.
 
     Args:
         data: The folder.
         split: `train`, `val` or `test`.
-        val_fraction: Share for val where there is no `train/` and `val/`.
-        seed: Which photos those are.
+        draw: Which photos go to val, where there is no `train/` and `val/`.
         report: Told of photos and masks that lack each other.
 
     Raises:
@@ -35,8 +32,8 @@ def open_folder(
     classes = read_classes(data / "classes.txt")
     if (data / "images").is_dir():
         pairs = pair(find_photos(data / "images", report), data / "masks", report)
-        return LabelledFiles(draw_split(pairs, split, val_fraction, seed, data), classes)
-    refuse_fraction(val_fraction)
+        return LabelledFiles(draw_split(pairs, split, draw, data), classes)
+    draw.refuse()
     folder = data / split
     if not folder.is_dir():
         raise UsageError(f"{data}: neither images/ nor {split}/images/ is there")

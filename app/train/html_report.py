@@ -244,6 +244,10 @@ def _groups(card: Card, provenance: Provenance) -> dict[str, dict[str, str]]:
     for part, split in training["splits"].items():
         data[part] = f"{training['photos'][part]} photos of the split {split}"
     data["val fraction"] = training["val_fraction"]
+    if card.scale != 1:
+        data["photos seen at scale"] = card.scale
+    if "group_by" in training:
+        data["kept together"] = f"photos that have {training['group_by']} in common"
     if "left_out" in training:
         data["left out for val"] = f"{training['left_out']}..."
     network = dataclasses.asdict(card.architecture)

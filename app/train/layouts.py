@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -123,53 +124,94 @@ def has_split(files: Collection[str], split: str, data: Path) -> bool:
     return False
 
 
-def draw_split(
-    samples: Sequence[SampleT], split: str, val_fraction: float | None, seed: int, data: Path
-) -> list[SampleT]:
+@dataclass(frozen=True)
+class Draw:
+    """How data that are not split into train and val are split.
+
+    Attributes:
+        fraction: Share of the photos for val; None if nothing is to be drawn. Either split gets one
+            group at least; with 0, train has all.
+        seed: Which photos those are; the same for every run.
+        group_by: A regular expression. Photos in whose names it finds the same stay together, names
+            being paths inside the folder that holds them all, without suffix; None lets each go
+            by itself.
+    """
+
+    fraction: float | None = None
+    seed: int = 0
+    group_by: str | None = None
+
+    def refuse(self) -> None:
+        """Refuse to draw where the data are split already.
+
+        Raises:
+            UsageError: If there is a fraction.
+        """
+        if self.fraction is not None:
+            raise UsageError("--val-fraction is for a folder that is not split into train and val")
+
+
+def draw_split(samples: Sequence[SampleT], split: str, draw: Draw, data: Path) -> list[SampleT]:
     """Return the part of unsplit data that a split gets: at random, in the order given.
 
-    A hash of its name decides where a photo goes. So when photos are added, those that were there
-    stay where they were, but for the few at the border between the two: a network that is trained
-    on from an older one would otherwise be validated on photos that it knows.
+    A hash of its name, or of its group's, decides where a photo goes. So when photos are added,
+    those that were there stay where they were, but for the few at the border between the two: a
+    network that is trained on from an older one would otherwise be validated on photos that it
+    knows.
 
     Args:
         samples: All of them; the first item of each is its photo's path.
         split: `train` or `val`.
-        val_fraction: Share for val. Either split gets one sample at least; with 0, train has all.
-        seed: Which samples those are; the same for every run.
-        data: Folder that the message names.
+        draw: Which of them go to val.
+        data: Folder that holds them.
 
     Raises:
         NotSplitError: If there is no fraction.
-        UsageError: If there is another split, or fewer than two samples.
+        UsageError: If there is another split, fewer than two photos, all of one group, or one of
+            none.
     """
     if split == "test":
         raise UsageError(f"{data} has no test split: only train and val are drawn from its photos")
-    if val_fraction is None:
+    if draw.fraction is None:
         raise NotSplitError(
             f"{data} is not split into train and val: give the share for val, as in "
             "--val-fraction 0.2"
         )
-    if val_fraction == 0 and split == "train":
+    if draw.fraction == 0 and split == "train":
         return list(samples)
     if len(samples) < 2:
         raise UsageError(f"{data}: two labelled photos are the least that can be split")
+    groups = _groups([sample[0] for sample in samples], draw.group_by)
+    if len(groups) < 2:
+        ((name, _),) = groups
+        raise UsageError(f"--group-by {draw.group_by}: all photos are of the group {name}")
 
-    def rank(index: int) -> bytes:
-        photo: Path = samples[index][0]
-        return hashlib.blake2b(b"%d/%s" % (seed, os.fsencode(photo.stem))).digest()
+    def rank(group: tuple[str, list[int]]) -> bytes:
+        return hashlib.blake2b(b"%d/%s" % (draw.seed, os.fsencode(group[0]))).digest()
 
-    order = sorted(range(len(samples)), key=rank)
-    count = min(max(1, round(val_fraction * len(samples))), len(samples) - 1)
-    chosen = order[:count] if split == "val" else order[count:]
+    wanted = max(1, round(draw.fraction * len(samples)))
+    val: list[int] = []
+    for _, indices in sorted(groups, key=rank)[:-1]:
+        if len(val) < wanted:
+            val += indices
+    chosen = val if split == "val" else set(range(len(samples))).difference(val)
     return [samples[index] for index in sorted(chosen)]
 
 
-def refuse_fraction(val_fraction: float | None) -> None:
-    """Refuse to draw a split where there is one.
+def _groups(photos: Sequence[Path], group_by: str | None) -> list[tuple[str, list[int]]]:
+    """Return the photos that stay together, by index, and what decides where they go.
 
     Raises:
-        UsageError: If there is a fraction.
+        UsageError: If a photo is of no group.
     """
-    if val_fraction is not None:
-        raise UsageError("--val-fraction is for a folder that is not split into train and val")
+    if group_by is None:
+        return [(photo.stem, [index]) for index, photo in enumerate(photos)]
+    folder = Path(os.path.commonpath([photo.parent for photo in photos]))
+    groups: dict[str, list[int]] = {}
+    for index, photo in enumerate(photos):
+        name = stem_in(folder, photo)
+        found = re.search(group_by, name)
+        if not found:
+            raise UsageError(f"--group-by {group_by} finds nothing in {name}")
+        groups.setdefault(found[0], []).append(index)
+    return list(groups.items())

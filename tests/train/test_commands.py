@@ -194,6 +194,7 @@ def test_resume_with_other_arguments_is_refused(
         (["--dataset", "shapes", "--device", "tpu"], "unknown device 'tpu'"),
         (["--dataset", "shapes", "--device", "cuda:99"], "cuda:99"),
         (["--dataset", "shapes", "--precision", "fp16"], "fp16"),
+        (["--dataset", "shapes", "--group-by", "a"], "give both"),
         (["--dataset", "shapes", "--init-from", "none.safetensors"], "none.safetensors"),
         (["--dataset", "shapes", "--head-width", "100000"], "head_width must be 1 to 65536"),
         (["--dataset", "shapes", "--val-fraction", "0.2"], "--val-fraction is for a folder"),
@@ -226,6 +227,7 @@ def test_what_a_user_can_mend_is_one_line_and_exit_code_2(
         ["--workers", "-1"],
         ["--seed", "-1"],
         ["--val-fraction", "20"],
+        ["--group-by", "(", "--val-fraction", "0.2"],
         ["--nonsense"],
     ],
 )
@@ -438,12 +440,29 @@ def test_photos_are_trained_on_at_a_scale_that_the_checkpoint_tells(
     best = tmp_path / "half" / "best.safetensors"
     assert load_checkpoint(best)[1].scale == 0.5
     assert "photos at scale 0.5" in capsys.readouterr().out
+    assert "photos seen at scale" in (tmp_path / "half" / "report.html").read_text()
     # Who goes on from it goes on at its scale, unless told otherwise.
     for name, more, scale in (("on", [], 0.5), ("whole", ["--photo-scale", "1"], 1)):
         out = tmp_path / name
         assert train([*words, "--init-from", str(best), *more, "--out", str(out)]) == 0
         assert load_checkpoint(out / "best.safetensors")[1].scale == scale
     assert train([*words, "--resume", "--out", str(tmp_path / "half")]) == 0
+
+
+def test_groups_stay_together_and_the_checkpoint_tells_which(tmp_path: Path) -> None:
+    data = draw_folder(tmp_path, train=4, val=1, size=(32, 32)) / "train"
+    shutil.copy(data.parent / "classes.txt", data)
+    for kind in ("images", "masks"):
+        for index in range(4):
+            (data / kind / f"{index}.png").rename(data / kind / f"film{index % 2}_{index}.png")
+    out = tmp_path / "run"
+    words = ["--dataset", "folder", "--data", str(data), *QUICK[2:], "--max-steps", "1"]
+    words += ["--val-fraction", "0.25", "--group-by", "film[0-9]", "--out", str(out)]
+    assert train(words) == 0
+    _, card = load_checkpoint(out / "best.safetensors")
+    assert card.training["photos"] == {"train": 2, "val": 2}  # a quarter would be one
+    assert card.training["group_by"] == "film[0-9]"
+    assert "film[0-9] in common" in (out / "report.html").read_text()
 
 
 def test_names_that_are_no_text_go_through_a_whole_run(tmp_path: Path) -> None:

@@ -86,6 +86,37 @@ def test_photos_that_are_added_move_hardly_any_to_the_other_side(tmp_path: Path)
     assert len(before["train"] & after["val"]) <= 2  # any order at all would move six
 
 
+def test_photos_of_a_group_stay_together(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("leaf\nspot\n")
+    for street in range(8):
+        for frame in range(5):
+            add_pair(tmp_path, f"street{street}_{frame}", np.zeros((2, 2)))
+
+    def streets(split: str, group_by: str) -> list[str]:
+        found = open_dataset("folder", tmp_path, split, val_fraction=0.2, group_by=group_by)
+        return [name.partition("_")[0] for name in found.names]
+
+    for group_by in (r"street\d", r"^[^_]+"):
+        train, val = streets("train", group_by), streets("val", group_by)
+        assert not set(train) & set(val)
+        assert (len(train), len(val)) == (30, 10)  # a fifth, in whole streets
+    with pytest.raises(UsageError, match=r"--group-by _0 finds nothing in street0_1"):
+        streets("val", "_0")
+    with pytest.raises(UsageError, match="all photos are of the group street"):
+        streets("val", "street")
+
+
+def test_the_last_group_is_left_to_train(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("leaf\nspot\n")
+    for name in ("a1", "a2", "a3", "b1"):
+        add_pair(tmp_path, name, np.zeros((2, 2)))
+    splits = [
+        open_dataset("folder", tmp_path, split, val_fraction=0.9, group_by="[ab]").names
+        for split in ("train", "val")
+    ]
+    assert sorted(map(len, splits)) == [1, 3]
+
+
 def test_folder_with_train_and_val(folder: Path, tmp_path: Path) -> None:
     for split in ("train", "val"):
         add_pair(folder / split, f"in-{split}", np.zeros((2, 2)))
