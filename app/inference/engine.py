@@ -3,7 +3,7 @@
 import logging
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -20,7 +20,7 @@ from app.inference.device import (
     processor_threads,
     take_share_of_threads,
 )
-from app.inference.heap import HeapTrimmer, find_trim
+from app.inference.heap import process_heap
 from app.inference.network import NO_EXTRAS, Extras, label, logits_of, prepare
 from app.inference.room import PhotoDoesNotFitError, Room
 from model import FCN, Card, load_versioned
@@ -100,7 +100,6 @@ class Engine:
         self.caps = BatchCaps.unmeasured(self.device.type)
         self._net = prepare(net, compute.dtype).to(self.device)
         self._room = Room(self._net, self.device)
-        self._heap = HeapTrimmer(find_trim() if self.device.type == "cpu" else None)
         self._copy_stream = (
             torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
             if self.device.type == "cuda"
@@ -274,6 +273,7 @@ class Engine:
         input_size = (batch.shape[2], batch.shape[3])
         mask_size = size or input_size
         with (
+            process_heap().in_use() if self.device.type == "cpu" else nullcontext(),
             self._memory_errors(len(batch), input_size, mask_size, extras),
             self._device_errors(),
             self._room.taking(len(batch), input_size, mask_size, extras),
@@ -284,7 +284,6 @@ class Engine:
             label_maps = found.labels.cpu().numpy()
             others = [None if extra is None else extra.cpu().numpy() for extra in found[1:]]
             del found
-        self._heap.trim_if_due()
         return [
             Segmentation(label_map, *(None if extra is None else extra[index] for extra in others))
             for index, label_map in enumerate(label_maps)

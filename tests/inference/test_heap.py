@@ -1,9 +1,12 @@
 import platform
+import queue
 import sys
 
 import pytest
 
 from app.inference.heap import HeapTrimmer, find_trim
+
+NEVER = 1000.0
 
 
 class System:
@@ -21,20 +24,37 @@ class System:
     def run(self, trimmer: HeapTrimmer, *, for_s: float, step_s: float = 0.125) -> None:
         until = self.now + for_s
         while self.now < until:
-            self.now += step_s
-            trimmer.trim_if_due()
+            with trimmer.in_use():
+                self.now += step_s
 
 
 def test_it_trims_once_a_second() -> None:
     system = System(trim_s=0.0)
-    system.run(HeapTrimmer(system.trim, clock=lambda: system.now), for_s=5.0)
+    system.run(HeapTrimmer(system.trim, clock=lambda: system.now, idle_s=NEVER), for_s=5.0)
     assert system.trims == [11.0, 12.0, 13.0, 14.0, 15.0]
 
 
 def test_slow_trims_take_a_hundredth_of_the_time() -> None:
     system = System(trim_s=0.5)
-    system.run(HeapTrimmer(system.trim, clock=lambda: system.now), for_s=500.0)
+    system.run(HeapTrimmer(system.trim, clock=lambda: system.now, idle_s=NEVER), for_s=500.0)
     assert len(system.trims) == pytest.approx(10, abs=1)
+
+
+def test_once_nothing_runs_it_trims_whenever_it_did_so_last() -> None:
+    trims: queue.Queue[str] = queue.Queue()
+    # The clock stands still: no trim is ever due beside forwards.
+    trimmer = HeapTrimmer(lambda: trims.put("trim"), clock=lambda: 0.0, idle_s=0.01)
+    with trimmer.in_use():
+        with trimmer.in_use():
+            pass
+        with pytest.raises(queue.Empty):  # one still runs
+            trims.get(timeout=0.1)
+    assert trims.get(timeout=10) == "trim"
+    with pytest.raises(queue.Empty):  # there is nothing more to give back
+        trims.get(timeout=0.1)
+    with pytest.raises(ZeroDivisionError), trimmer.in_use():
+        raise ZeroDivisionError
+    assert trims.get(timeout=10) == "trim"
 
 
 def test_where_there_is_nothing_to_call_nothing_is_called() -> None:
