@@ -10,6 +10,18 @@ import torch
 from torch import Tensor, nn
 
 
+class LocalResponseNorm(nn.LocalResponseNorm):
+    """torch's, in 32 bits.
+
+    In bf16 torch has no average over channels on the CPU, and in fp16 the square of an activation
+    from 256 on is infinite.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the normalised maps, BxCxHxW, in the number format of `x`."""
+        return super().forward(x.float()).to(x.dtype)
+
+
 class CaffeNet(nn.Module):
     """The classifier, laid out as torchvision lays out its AlexNet: `features`, `classifier`.
 
@@ -24,11 +36,11 @@ class CaffeNet(nn.Module):
             nn.ReLU(inplace=True),
             nn.MaxPool2d(3, stride=2, ceil_mode=True),
             # Caffe divides alpha by the window's size, and so does PyTorch.
-            nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=1.0),
+            LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=1.0),
             nn.Conv2d(96, 256, 5, padding=2, groups=2),
             nn.ReLU(inplace=True),
             nn.MaxPool2d(3, stride=2, ceil_mode=True),
-            nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=1.0),
+            LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=1.0),
             nn.Conv2d(256, 384, 3, padding=1),
             nn.ReLU(inplace=True),
             nn.Conv2d(384, 384, 3, padding=1, groups=2),

@@ -22,6 +22,7 @@ from app.inference.device import (
 )
 from app.inference.heap import process_heap
 from app.inference.network import NO_EXTRAS, Extras, label, logits_of, prepare
+from app.inference.packed import pack_convolutions
 from app.inference.room import PhotoDoesNotFitError, Room
 from model import FCN, Card, load_versioned
 
@@ -99,6 +100,8 @@ class Engine:
         self.reason = compute.reason
         self.caps = BatchCaps.unmeasured(self.device.type)
         self._net = prepare(net, compute.dtype).to(self.device)
+        if self.device.type == "cpu":
+            pack_convolutions(self._net)
         self._room = Room(self._net, self.device)
         self._copy_stream = (
             torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]

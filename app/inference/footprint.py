@@ -151,7 +151,7 @@ class _AllocationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor):
                 self._count(tensor.untyped_storage())
-        # oneDNN copies a convolution's weights into an order of its own at every run.
+        # oneDNN copies weights that are not in the order it wants (`app/inference/packed.py`).
         scratch = args[1].nbytes if func is torch.ops.aten.convolution.default else 0
         self.peak = max(self.peak, sum(self._alive.values()) + scratch)
         return result

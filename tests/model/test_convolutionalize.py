@@ -167,6 +167,15 @@ def test_caffenet_is_the_published_one() -> None:
     assert names.index("stage1.pool1") < names.index("stage2.norm1")
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_caffenets_normalisation_works_in_16_bits(dtype: torch.dtype) -> None:
+    norm = convolutionalize(BACKBONES["caffenet"].classifier()).get_submodule("stage2.norm1")
+    maps = (torch.randn(1, 96, 5, 6) * 300).to(dtype)  # squares beyond fp16's 65504
+    expected = norm(maps.float())
+    assert norm(maps).dtype == dtype
+    assert torch.equal(norm(maps), expected.to(dtype))
+
+
 def test_a_layer_that_saw_no_square_map_is_refused() -> None:
     with pytest.raises(ValueError, match="50 inputs"):
         conv_from_linear(nn.Linear(50, 2), kernel_size=7)
