@@ -77,7 +77,7 @@ def test_a_relu_is_fused_only_where_it_comes_next() -> None:
 
         def __init__(self) -> None:
             super().__init__()
-            self.convolution = nn.Conv2d(3, 4, 1)
+            self.convolution = nn.Conv2d(4, 4, 1)
             self.relu = nn.ReLU()
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -86,7 +86,6 @@ def test_a_relu_is_fused_only_where_it_comes_next() -> None:
 
     net = random_net("alexnet", torch.float32)
     stage = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Identity(), nn.ReLU(), Crossed())
-    stage[3].convolution = nn.Conv2d(4, 4, 1)
     net.add_module("more", stage)
     x = torch.randn(1, 3, 6, 7)
     expected = stage(x)
@@ -114,3 +113,10 @@ def test_without_the_operators_layers_stay_as_they_are(
     before = str(net)
     pack_convolutions(net)
     assert str(net) == before
+
+
+def test_packing_draws_no_random_numbers() -> None:
+    net = random_net("alexnet", torch.float32)
+    before = torch.get_rng_state()
+    pack_convolutions(net)
+    assert torch.equal(torch.get_rng_state(), before)
